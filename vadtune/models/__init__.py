@@ -1,0 +1,1 @@
+"""Variational auto-decoders and auto-encoders, their decoder and their objective."""

@@ -1,0 +1,189 @@
+"""What comes from a file or a shell becomes a `Settings` once; unknown keys are refused by their path."""
+
+import difflib
+import json
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
+
+from vadtune.errors import ConfigError
+
+T = TypeVar("T")
+Nested = dict[str, Any]
+
+
+class Settings(BaseModel):
+    """Base of all settings: immutable, and a key that it does not know is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def parse(kind: type[T] | Any, values: object, source: str) -> T:
+    """Make settings of plain values.
+
+    Args:
+        kind: A `Settings` class, or a union of them.
+        values: Nested dictionaries of plain values.
+        source: What the user wrote them in (a file or a flag): it begins every line of the error.
+
+    Raises:
+        ConfigError: Names all mistakes at once, each by its dotted path.
+    """
+    adapter: TypeAdapter[T] = TypeAdapter(kind)
+    try:
+        return adapter.validate_python(values)
+    except ValidationError as error:
+        lines = [_explain(kind, problem, source) for problem in error.errors()]
+        raise ConfigError("\n".join(dict.fromkeys(lines))) from None
+
+
+def read_toml(path: Path) -> Nested:
+    """Read a TOML file; a mistake in it is told with the file and the line."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}. Give the path of a TOML file.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not TOML: {error}") from None
+
+
+def read_json(path: Path) -> Nested:
+    """Read a JSON object; a mistake in it is told with the file and the line."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}. Give the path of a JSON file.") from None
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(f"{path}: not JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: found a {type(values).__name__}, expected an object.")
+    return values
+
+
+def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"model": {"latent_dim": 8}}` becomes `{"model.latent_dim": 8}`."""
+    flat: dict[str, Any] = {}
+    for key, value in nested.items():
+        path = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{path}.")
+        else:
+            flat[path] = value
+    return flat
+
+
+def unflatten(flat: Mapping[str, Any]) -> Nested:
+    """`{"model.latent_dim": 8}` becomes `{"model": {"latent_dim": 8}}`."""
+    nested: Nested = {}
+    for path, value in flat.items():
+        set_path(nested, path, value)
+    return nested
+
+
+def set_path(nested: Nested, path: str, value: object) -> None:
+    """Set the leaf at a dotted path, making the tables on the way."""
+    *parents, leaf = path.split(".")
+    for key in parents:
+        nested = nested.setdefault(key, {})
+        if not isinstance(nested, dict):
+            raise ConfigError(f"{path}: {key} is a value, not a group of settings.")
+    nested[leaf] = value
+
+
+def parse_assignments(assignments: Iterable[str]) -> Nested:
+    """Read `--set PATH=VALUE` flags; a value is TOML (`8`, `1e-3`, `true`, `{low = 1, high = 3}`) or a bare word."""
+    nested: Nested = {}
+    for text in assignments:
+        path, equals, value = text.partition("=")
+        if not equals or not path.strip():
+            raise ConfigError(f"--set {text}: expected PATH=VALUE, such as --set model.latent_dim=8")
+        set_path(nested, path.strip(), _toml_value(value.strip()))
+    return nested
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> Nested:
+    """Lay one nested dictionary over another; the second wins."""
+    merged = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        merged[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A hint for a mistyped word: ` Did you mean x?`, or the list of what is known."""
+    known = sorted(known)
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f"Did you mean {close[0]}?" if close else f"Known are: {', '.join(known)}."
+
+
+def _toml_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _explain(kind: Any, problem: Any, source: str) -> str:
+    """One line for one of pydantic's errors: where, what was found, what is allowed."""
+    model, location = _owner(kind, problem["loc"])
+    path = ".".join(str(part) for part in location)
+    if problem["type"] == "extra_forbidden" and model is not None:
+        parent = path.rpartition(".")[0]
+        known = [f"{parent}.{name}" if parent else name for name in model.model_fields]
+        return f"{source}: {path} is not a setting{_of_kind(model)}. {nearest(path, known)}"
+    if problem["type"] == "missing":
+        return f"{source}: {path} is missing."
+    if problem["type"] in {"union_tag_invalid", "union_tag_not_found"}:
+        tags = [tag.strip(" '") for tag in str(problem["ctx"].get("expected_tags", "")).split(",")]
+        found = problem["ctx"].get("tag")
+        if found is None:
+            return f"{source}: {path}.kind is missing. {nearest('', tags)}"
+        return f"{source}: {path}.kind is {found!r}. {nearest(str(found), tags)}"
+    message = str(problem["msg"]).removeprefix("Value error, ").replace("Input should", "it should")
+    where = f"{source}: {path}" if path else source
+    return f"{where} is {problem['input']!r}: {message}" if _is_plain(problem["input"]) else f"{where}: {message}"
+
+
+def _is_plain(value: object) -> bool:
+    return isinstance(value, str | int | float | bool)
+
+
+def _of_kind(model: type[BaseModel]) -> str:
+    kind = model.model_fields.get("kind")
+    return f" of {kind.default!r}" if isinstance(kind, FieldInfo) and isinstance(kind.default, str) else ""
+
+
+def _owner(kind: Any, location: tuple[int | str, ...]) -> tuple[type[BaseModel] | None, list[int | str]]:
+    """The settings class that holds the last part of pydantic's location, and the location without union tags."""
+    path: list[int | str] = []
+    owner: type[BaseModel] | None = None
+    candidates = _models(kind)
+    for part in location:
+        tagged = [model for model in candidates if _tag(model) == part]
+        if tagged and len(candidates) > 1:
+            candidates = tagged
+            continue
+        owner = candidates[0] if candidates else None
+        path.append(part)
+        field = owner.model_fields.get(str(part)) if owner else None
+        candidates = _models(field.annotation) if field else []
+    return owner, path
+
+
+def _models(kind: Any) -> list[type[BaseModel]]:
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return [kind]
+    return [model for argument in get_args(kind) for model in _models(argument)]
+
+
+def _tag(model: type[BaseModel]) -> str | None:
+    field = model.model_fields.get("kind")
+    if field is None:
+        return None
+    literal: Any = field.annotation
+    return get_args(literal)[0] if isinstance(literal, type(Literal["x"])) else None

@@ -1,0 +1,1 @@
+"""The search: spaces, samplers, schedulers, the study and the trials on Ray."""
