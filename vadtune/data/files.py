@@ -1,0 +1,214 @@
+"""The file formats of a table, by suffix."""
+
+import os
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vadtune.data.hdf5 import check_memory, open_hdf5, read_datasets, top_datasets
+from vadtune.data.tables import Table, check_names, from_arrays, from_frame, to_arrays, to_frame
+from vadtune.errors import DataError
+from vadtune.settings import nearest
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def suffix(path: Path) -> str | None:
+    """The suffix of a file that can be read and written, or None."""
+    return next((known for known in FORMATS if path.name.lower().endswith(known)), None)
+
+
+def read(path: Path) -> Table:
+    """See `vadtune.data.tables.read_table`."""
+    known = suffix(path)
+    if known is None:
+        raise DataError(f"{path}: the suffix is not one of {', '.join(FORMATS)}. {nearest(path.suffix, FORMATS)}")
+    if not path.is_file():
+        raise DataError(f"{path}: no such file. Check the path (the folder is {Path.cwd()}).")
+    if path.stat().st_size == 0:
+        raise DataError(f"{path}: the file is empty.")
+    stem = path.name[: -len(known)]
+    return FORMATS[known][0](path, stem)
+
+
+def write(table: Table, path: Path) -> None:
+    """See `vadtune.data.tables.write_table`."""
+    known = suffix(path)
+    if known is None:
+        raise DataError(f"{path}: the suffix is not one of {', '.join(FORMATS)}. Give the output another name.")
+    with written_beside(path) as part:
+        FORMATS[known][1](table, part)
+
+
+@contextmanager
+def written_beside(path: Path) -> Iterator[Path]:
+    """A path beside `path` to write to, renamed at the end: nobody ever sees half a file.
+
+    Raises:
+        DataError: The folder cannot be made or written to.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+            part = Path(folder) / path.name
+            yield part
+            os.replace(part, path)  # noqa: PTH105  (the same, and it reads as what it is: atomic)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written: {error.strerror or error}") from None
+
+
+def _read_csv(path: Path, stem: str) -> Table:
+    import pandas as pd
+
+    try:
+        head = pd.read_csv(path, header=None, nrows=1, dtype=str, keep_default_na=False).iloc[0].tolist()
+        _check_head(head, path)
+        index_col = 0 if head[0] == "" else None
+        frame = pd.read_csv(path, index_col=index_col, low_memory=False)
+    except (OSError, EOFError, ValueError, zlib.error) as error:  # pandas' parser errors are ValueErrors
+        raise DataError(f"{path}: cannot be read as CSV: {_first_line(error)}") from None
+    if index_col is None and not isinstance(frame.index, pd.RangeIndex):
+        raise DataError(f"{path}: the rows have more cells than the first line has names.")
+    return from_frame(frame, stem, str(path))
+
+
+def _check_head(head: list[str], path: Path) -> None:
+    """Refuse what pandas would silently mend: equal names, numbers for names, another separator."""
+    names = head[1:] if head[0] == "" else head
+    if len(head) == 1 and any(mark in head[0] for mark in ";\t|"):
+        raise DataError(f"{path}: the first line has no comma: {head[0][:60]!r}. Separate columns by commas.")
+    if names and all(_is_number(name) for name in names) and not all(name.strip().isdigit() for name in names):
+        raise DataError(f"{path}: the first line holds numbers. Put a line of column names above it.")
+    check_names(names, str(path))
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _write_csv(table: Table, path: Path) -> None:
+    import pandas as pd
+
+    frame = to_frame(table)
+    frame.to_csv(path, index=not isinstance(frame.index, pd.RangeIndex), index_label="")
+
+
+def _read_parquet(path: Path, stem: str) -> Table:
+    import pandas as pd
+
+    return _read_arrow(pd.read_parquet, path, stem)
+
+
+def _write_parquet(table: Table, path: Path) -> None:
+    to_frame(table).to_parquet(path)
+
+
+def _read_feather(path: Path, stem: str) -> Table:
+    import pandas as pd
+
+    return _read_arrow(pd.read_feather, path, stem)
+
+
+def _write_feather(table: Table, path: Path) -> None:
+    import pyarrow as pa
+    from pyarrow import feather
+
+    feather.write_feather(pa.Table.from_pandas(to_frame(table)), str(path))  # pandas' own refuses an index
+
+
+def _read_arrow(reader: "Callable[[Path], pd.DataFrame]", path: Path, stem: str) -> Table:
+    try:
+        frame = reader(path)
+    except (OSError, ValueError, KeyError) as error:  # ArrowInvalid is a ValueError
+        raise DataError(f"{path}: cannot be read: {_first_line(error)}") from None
+    return from_frame(frame, stem, str(path))
+
+
+def _read_npy(path: Path, stem: str) -> Table:
+    array = _load(path)
+    if not isinstance(array, np.ndarray):
+        raise DataError(f"{path}: found an archive, expected one array. Name it {stem}.npz.")
+    if array.ndim == 3:
+        raise DataError(f"{path}: found {array.dtype} {array.shape}. Save images as `images` in an .npz file.")
+    return from_arrays({"values": array}, stem, str(path))
+
+
+def _write_npy(table: Table, path: Path) -> None:
+    np.save(path, table.values, allow_pickle=False)
+
+
+def _read_npz(path: Path, stem: str) -> Table:
+    return from_arrays(read_npz(path), stem, str(path))
+
+
+def read_npz(path: Path) -> dict[str, npt.NDArray[Any]]:
+    """All arrays of an archive; objects are refused, for to read them is to run them.
+
+    Raises:
+        DataError: Not an archive of arrays, damaged, or larger than the memory.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            check_memory(sum(member.file_size for member in archive.infolist()), path)
+        loaded = _load(path)
+        return {key: loaded[key] for key in loaded.files}
+    except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{path}: cannot be read as .npz: {_first_line(error)}") from None
+
+
+def _load(path: Path) -> Any:
+    try:
+        return np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path}: cannot be read: {_first_line(error)}") from None
+
+
+def _write_npz(table: Table, path: Path) -> None:
+    np.savez_compressed(path, allow_pickle=False, **to_arrays(table))
+
+
+def _read_h5(path: Path, stem: str) -> Table:
+    with open_hdf5(path) as file:
+        found = top_datasets(file)
+        known = [name for name in ("images", "values", "columns", "labels") if name in found]
+        arrays = read_datasets(file, known if {"images", "values"} & set(known) else found, path)
+    return from_arrays(arrays, stem, str(path))
+
+
+def _write_h5(table: Table, path: Path) -> None:
+    import h5py
+
+    with h5py.File(path, "w") as file:
+        for name, array in to_arrays(table).items():
+            is_text = array.dtype.kind == "U"
+            file.create_dataset(
+                name, data=array.astype(object) if is_text else array, dtype=h5py.string_dtype() if is_text else None
+            )
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+FORMATS: dict[str, tuple[Callable[[Path, str], Table], Callable[[Table, Path], None]]] = {
+    ".csv": (_read_csv, _write_csv),
+    ".csv.gz": (_read_csv, _write_csv),
+    ".parquet": (_read_parquet, _write_parquet),
+    ".feather": (_read_feather, _write_feather),
+    ".npz": (_read_npz, _write_npz),
+    ".npy": (_read_npy, _write_npy),
+    ".h5": (_read_h5, _write_h5),
+    ".hdf5": (_read_h5, _write_h5),
+}

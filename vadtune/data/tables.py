@@ -1,0 +1,319 @@
+"""A table with holes: values with NaN, columns with kinds; from a file and back to one."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from vadtune.errors import DataError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pandas as pd
+
+FloatArray = npt.NDArray[np.floating[Any]]
+IntArray = npt.NDArray[np.integer[Any]]
+BoolArray = npt.NDArray[np.bool_]
+Kind = Literal["numeric", "integer", "categorical", "boolean"]
+Unit = Literal["pixel", "sd"]
+
+# Whole numbers above this are not exact in float64: such a column is an identifier, not a measurement.
+LARGEST_EXACT = 2**53
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: its name, what its numbers mean, and the dtype it had where it came from."""
+
+    name: str
+    kind: Kind
+    dtype: str
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """Rows of numbers, some of them unknown.
+
+    Attributes:
+        name: What the user calls it.
+        source: Where the values came from: a path, or a sentence.
+        values: `(N, D)`, NaN where unknown: images float32 in [0, 1], tables float64 in original units.
+        columns: One for each feature.
+        image_shape: Height and width when a row is an image.
+        labels: `(N,)`, for the colours of figures only; never shown to a model.
+        index: The row labels of the file, given back when the table is written.
+    """
+
+    name: str
+    source: str
+    values: FloatArray
+    columns: tuple[Column, ...]
+    image_shape: tuple[int, int] | None = None
+    labels: IntArray | None = None
+    index: "pd.Index[Any] | None" = None
+
+    def __post_init__(self) -> None:
+        assert self.values.shape[1:] == (len(self.columns),)
+        assert self.image_shape is None or self.image_shape[0] * self.image_shape[1] == len(self.columns)
+        assert self.labels is None or self.labels.shape == self.values.shape[:1]
+
+    @property
+    def n_rows(self) -> int:
+        """N."""
+        return int(self.values.shape[0])
+
+    @property
+    def n_features(self) -> int:
+        """D."""
+        return int(self.values.shape[1])
+
+    @property
+    def unit(self) -> Unit:
+        """What errors are counted in: pixels in [0, 1], or standard deviations of the training columns."""
+        return "pixel" if self.image_shape else "sd"
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of shape, dtype, column names and values: equal tables, equal hash."""
+        names = [column.name for column in self.columns]
+        digest = hashlib.sha256(repr((self.values.shape, self.values.dtype.str, names)).encode())
+        # A NaN has many bit patterns, all of them unknown.
+        digest.update(np.where(np.isnan(self.values), np.nan, self.values).tobytes())
+        return digest.hexdigest()
+
+
+def read_table(path: "Path") -> Table:
+    """Read a file of numbers; its suffix says how.
+
+    `.csv`, `.csv.gz`, `.parquet` and `.feather` have numeric columns with names, empty cells are unknown. `.npy` is
+    one `(N, D)` array. `.npz` and `.h5` hold `values` `(N, D)` with an optional `columns` (names), or `images`
+    `(N, h, w)` (uint8, or float in [0, 1]), which are scored in pixels; both with optional `labels` `(N,)`.
+
+    Raises:
+        DataError: No such file, a suffix that is not known, or a table that is not one of numbers.
+    """
+    from vadtune.data.files import read
+
+    return read(path)
+
+
+def write_table(table: Table, path: "Path") -> None:
+    """Write a table so that `read_table` gives it back, first beside `path`, then renamed.
+
+    Whole-number and boolean columns get their dtype back if all their values allow it.
+
+    Raises:
+        DataError: The suffix is not known, or the place cannot be written to.
+    """
+    from vadtune.data.files import write
+
+    write(table, path)
+
+
+def from_frame(frame: "pd.DataFrame", name: str, source: str) -> Table:
+    """Take a DataFrame of numbers as a table.
+
+    Raises:
+        DataError: No rows or columns, two columns of one name, a column of text, an infinity.
+    """
+    names = [str(column) for column in frame.columns]
+    check_names(names, source)
+    columns, parts = [], []
+    for j, column_name in enumerate(names):
+        column, part = _numeric(frame.iloc[:, j], column_name, source)
+        columns.append(column)
+        parts.append(part)
+    values = np.column_stack(parts) if parts else np.empty((len(frame), 0))
+    check_values(values, names, source)
+    return Table(name, source, values, tuple(columns), index=frame.index)
+
+
+def to_frame(table: Table) -> "pd.DataFrame":
+    """The table as a DataFrame with its names, index and, where the values allow it, its dtypes."""
+    import pandas as pd
+
+    parts = {
+        column.name: _with_dtype(table.values[:, j], column, table.index) for j, column in enumerate(table.columns)
+    }
+    return pd.DataFrame(parts, index=table.index)
+
+
+def from_arrays(arrays: Mapping[str, npt.NDArray[Any]], name: str, source: str) -> Table:
+    """Take the arrays of an `.npz` or `.h5` file as a table: `values` or `images`, see `read_table`.
+
+    Raises:
+        DataError: Neither is there, or one has a shape, dtype or value that cannot be used.
+    """
+    if "images" in arrays:
+        return _from_images(arrays["images"], arrays.get("labels"), name, source)
+    matrices = [key for key, array in arrays.items() if array.ndim == 2 and array.dtype.kind in "biuf"]
+    key = "values" if "values" in arrays else matrices[0] if len(matrices) == 1 else None
+    if key is None:
+        found = ", ".join(f"{key} {array.shape} {array.dtype}" for key, array in arrays.items()) or "nothing"
+        raise DataError(
+            f"{source}: found {found}; expected `values` (rows, columns) or `images` (rows, height, width)."
+        )
+    array = arrays[key]
+    if array.ndim != 2 or array.dtype.kind not in "biuf":
+        raise DataError(f"{source}: {key} is {array.dtype} {array.shape}; expected numbers of shape (rows, columns).")
+    names = [str(column) for column in arrays.get("columns", [f"x{j}" for j in range(array.shape[1])])]
+    if len(names) != array.shape[1]:
+        raise DataError(f"{source}: {len(names)} names in `columns` for {array.shape[1]} columns of `{key}`.")
+    check_names(names, source)
+    values = array.astype(np.float64)
+    check_values(values, names, source)
+    kinds: dict[str, Kind] = {"b": "boolean", "i": "integer", "u": "integer", "f": "numeric"}
+    columns = tuple(Column(column, kinds[array.dtype.kind], str(array.dtype)) for column in names)
+    return Table(name, source, values, columns, labels=_labels(arrays.get("labels"), len(array), source))
+
+
+def to_arrays(table: Table) -> dict[str, npt.NDArray[Any]]:
+    """The arrays that `from_arrays` reads; images without holes become uint8 if nothing is lost by it."""
+    arrays: dict[str, npt.NDArray[Any]] = {}
+    if table.image_shape is None:
+        arrays["values"] = table.values
+        arrays["columns"] = np.array([column.name for column in table.columns])
+    else:
+        images = table.values.reshape(-1, *table.image_shape)
+        known = np.nan_to_num(images)
+        as_bytes = np.rint(known * 255).astype(np.uint8)
+        exact = np.array_equal(as_bytes.astype(np.float32) / np.float32(255), images)
+        arrays["images"] = as_bytes if exact else images
+    return arrays if table.labels is None else arrays | {"labels": table.labels}
+
+
+def image_table(
+    images: npt.NDArray[np.uint8], labels: IntArray | None, name: str, source: str, *, white: int = 255
+) -> Table:
+    """Images `(N, h, w)` of whole numbers up to `white` as a table of pixels in [0, 1]."""
+    n_rows, height, width = images.shape
+    values = images.reshape(n_rows, height * width).astype(np.float32) / np.float32(white)
+    return Table(name, source, values, _pixels(height, width), (height, width), labels)
+
+
+def check_names(names: list[str], source: str) -> None:
+    """Refuse a table without columns and two columns of one name."""
+    if not names:
+        raise DataError(f"{source}: no columns. Give a table of numbers with at least one.")
+    twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
+    if twice:
+        raise DataError(f"{source}: more than one column is named {twice[0]!r}. Give each its own name.")
+
+
+def check_values(values: FloatArray, names: list[str], source: str) -> None:
+    """Refuse a table without rows, and an infinity by its column and row."""
+    if len(values) == 0:
+        raise DataError(f"{source}: no rows. Give a table with at least one.")
+    row, column = np.nonzero(np.isinf(values))
+    if row.size:
+        raise DataError(
+            f"{source}: column {names[column[0]]!r} holds {values[row[0], column[0]]} in row {row[0]} "
+            "(the first is 0). Replace it by a number, or leave the cell empty when it is unknown."
+        )
+
+
+def _numeric(column: "pd.Series[Any]", name: str, source: str) -> tuple[Column, FloatArray]:
+    from pandas.api import types
+
+    if types.is_object_dtype(column.dtype):
+        column = column.convert_dtypes()
+    dtype = column.dtype
+    if types.is_bool_dtype(dtype) and not isinstance(dtype, _categorical()):
+        kind: Kind = "boolean"
+    elif types.is_integer_dtype(dtype):
+        kind = "integer"
+    elif types.is_float_dtype(dtype) or bool(column.isna().all()):
+        kind = "numeric"
+    else:
+        raise DataError(_not_numbers(column, name, source))
+    values = column.to_numpy(dtype=np.float64, na_value=np.nan)
+    if kind == "integer" and np.nanmax(np.abs(values), initial=0) > LARGEST_EXACT:
+        raise DataError(f"{source}: column {name!r} holds whole numbers above 2**53, an identifier? Drop it.")
+    return Column(name, kind, str(dtype) if kind != "numeric" or types.is_float_dtype(dtype) else "float64"), values
+
+
+def _categorical() -> type:
+    import pandas as pd
+
+    return pd.CategoricalDtype
+
+
+def _not_numbers(column: "pd.Series[Any]", name: str, source: str) -> str:
+    """Name the first cell that is not a number."""
+    import pandas as pd
+
+    known = np.flatnonzero(column.notna().to_numpy())
+    strange = known
+    if not isinstance(column.dtype, _categorical()):
+        strange = known[[isinstance(cell, str) and _is_text(cell) for cell in column.iloc[known]]]
+    row = int(strange[0] if strange.size else known[0])
+    what = "dates" if pd.api.types.is_datetime64_any_dtype(column.dtype) else "text"
+    return (
+        f"{source}: column {name!r} holds {what} ({str(column.iloc[row])[:40]!r} in row {row}, the first is 0); "
+        "expected numbers. Encode it as numbers, drop the column, or leave cells empty that are unknown."
+    )
+
+
+def _is_text(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return True
+    return False
+
+
+def _with_dtype(values: FloatArray, column: Column, index: "pd.Index[Any] | None") -> "pd.Series[Any]":
+    """The values with the column's own dtype, if they fit it; as floats otherwise."""
+    import pandas as pd
+
+    known = values[~np.isnan(values)]
+    dtype: Any = _own_dtype(known, column, has_holes=known.size < values.size)
+    series: pd.Series[Any] = pd.Series(values, index=index).astype(dtype)
+    return series
+
+
+def _own_dtype(known: FloatArray, column: Column, *, has_holes: bool) -> str:
+    if column.kind == "boolean" and np.isin(known, (0, 1)).all():
+        return "boolean" if has_holes else "bool"
+    if column.kind == "integer" and np.array_equal(known, np.rint(known)):
+        plain = column.dtype.lower().removesuffix("[pyarrow]")
+        limits = np.iinfo(plain)
+        if not known.size or (limits.min <= known.min() and known.max() <= limits.max):
+            return plain.replace("u", "U").replace("i", "I") if has_holes else plain
+    return "float32" if column.dtype in {"float32", "Float32"} else "float64"
+
+
+def _from_images(images: npt.NDArray[Any], labels: npt.NDArray[Any] | None, name: str, source: str) -> Table:
+    if images.ndim != 3 or images.size == 0 or not (images.dtype == np.uint8 or images.dtype.kind == "f"):
+        raise DataError(
+            f"{source}: images is {images.dtype} {images.shape}; expected (rows, height, width), "
+            "uint8 or float in [0, 1]."
+        )
+    labels = _labels(labels, len(images), source)
+    if images.dtype == np.uint8:
+        return image_table(images, labels, name, source)
+    n_rows, height, width = images.shape
+    values = images.reshape(n_rows, -1).astype(np.float32)
+    known = values[~np.isnan(values)]
+    if known.size and (known.min() < 0 or known.max() > 1):
+        raise DataError(
+            f"{source}: images has pixels from {known.min():g} to {known.max():g}; expected [0, 1], or uint8."
+        )
+    return Table(name, source, values, _pixels(height, width), (height, width), labels)
+
+
+def _labels(labels: npt.NDArray[Any] | None, n_rows: int, source: str) -> IntArray | None:
+    if labels is None:
+        return None
+    if labels.shape != (n_rows,) or labels.dtype.kind not in "biu":
+        raise DataError(f"{source}: labels is {labels.dtype} {labels.shape}; expected whole numbers ({n_rows},).")
+    return labels.astype(np.int64)
+
+
+def _pixels(height: int, width: int) -> tuple[Column, ...]:
+    return tuple(Column(f"pixel_{i}_{j}", "numeric", "float32") for i in range(height) for j in range(width))
