@@ -1,0 +1,161 @@
+"""Baselines at work beside a search: each in a process of its own, one thread, within a time limit."""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from vadtune.data.splits import Splits
+from vadtune.data.tables import FloatArray
+from vadtune.errors import ConfigError
+from vadtune.settings import nearest
+from vadtune.tuning import baseline_methods
+from vadtune.tuning.baseline_methods import INPUT, METHODS
+
+BASELINES: tuple[str, ...] = tuple(method.name for method in METHODS)
+
+# The OpenMP of torch and every BLAS that numpy may be linked with.
+ONE_THREAD = dict.fromkeys(
+    ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"), "1"
+)
+
+
+@dataclass(frozen=True, eq=False)
+class BaselineResult:
+    """What became of one baseline.
+
+    Attributes:
+        x_hat: All cells of the test rows, `(N, D)` float32, scaled; None when it failed.
+        seconds: Its own working time; what it had used when it failed.
+        failure: None, or why there is no result, such as `did not finish in 30 s`.
+    """
+
+    x_hat: FloatArray | None
+    seconds: float
+    failure: str | None = None
+
+
+def run_baselines(splits: Splits, time_limit_s: float, names: Iterable[str] = BASELINES) -> dict[str, BaselineResult]:
+    """Impute the test rows with each baseline, all of them at once.
+
+    Args:
+        splits: Only what is observed is read of it, and the validation truth; never the test truth.
+        time_limit_s: Wall time for each baseline, its process's start included.
+        names: Which of `BASELINES`.
+
+    Raises:
+        ConfigError: A name is unknown, or the time limit is not above 0.
+    """
+    with RunningBaselines(splits, time_limit_s, names) as running:
+        return running.results()
+
+
+class RunningBaselines:
+    """Baselines in the background: started here, asked for by `results`, ended by `close` or by leaving a `with`.
+
+    They are fresh interpreters, not forks: nothing of the caller's Ray, torch or threads is in them, and a limit
+    that has passed ends them in the middle of any computation. They end by themselves when nobody is left to ask.
+    """
+
+    def __init__(self, splits: Splits, time_limit_s: float, names: Iterable[str] = BASELINES) -> None:
+        names = tuple(names)
+        for name in names:
+            if name not in BASELINES:
+                raise ConfigError(f"{name} is not a baseline. {nearest(name, BASELINES)}")
+        if time_limit_s <= 0:
+            raise ConfigError(f"The time limit of the baselines is {time_limit_s:g} s: it should be above 0.")
+        self._names = names
+        self._limit_s = time_limit_s
+        self._folder = tempfile.TemporaryDirectory(prefix="vadtune-baselines-")
+        self._refusals = _refusals(names, splits.test.rows.x.shape[1])
+        _write_seen(self._path / INPUT, splits)
+        self._start = time.monotonic()
+        self._processes = {name: self._spawn(name) for name in names if name not in self._refusals}
+
+    def results(self) -> dict[str, BaselineResult]:
+        """Wait until every baseline has finished or used up its time."""
+        return {name: self._result(name) for name in self._names}
+
+    def close(self) -> None:
+        """End what still runs and remove its files."""
+        for process in self._processes.values():
+            process.kill()
+            process.wait()
+        self._folder.cleanup()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def _path(self) -> Path:
+        return Path(self._folder.name)
+
+    def _spawn(self, name: str) -> subprocess.Popen[bytes]:
+        # -P: a file beside the user's script must not hide a module of the standard library.
+        command = [sys.executable, "-P", "-W", "ignore", "-m", baseline_methods.__name__]
+        environment = {**os.environ, **ONE_THREAD, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+        with (self._path / f"{name}.log").open("wb") as log:
+            return subprocess.Popen(
+                [*command, name, self._folder.name, str(self._limit_s)],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C is for the search, which then asks for what there is
+            )
+
+    def _result(self, name: str) -> BaselineResult:
+        if name in self._refusals:
+            return BaselineResult(None, 0.0, self._refusals[name])
+        process = self._processes[name]
+        try:
+            status = process.wait(timeout=max(self._start + self._limit_s - time.monotonic(), 0))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            status = -signal.SIGALRM
+        if status == 0:
+            with np.load(self._path / f"{name}.npz") as arrays:
+                return BaselineResult(arrays["x_hat"], float(arrays["seconds"]))
+        if status == -signal.SIGALRM:
+            return BaselineResult(None, self._limit_s, f"did not finish in {self._limit_s:g} s")
+        return BaselineResult(None, min(time.monotonic() - self._start, self._limit_s), self._reason(name, status))
+
+    def _reason(self, name: str, status: int) -> str:
+        if status < 0:
+            return f"was ended by {signal.Signals(-status).name}; out of memory?"
+        lines = (self._path / f"{name}.log").read_text(errors="replace").strip().splitlines()
+        return f"failed: {lines[-1] if lines else f'exit code {status}'}"
+
+
+def _refusals(names: tuple[str, ...], n_columns: int) -> dict[str, str]:
+    """Why a baseline is not even started, by name."""
+    return {
+        method.name: f"needs at most {method.max_columns} columns"
+        for method in METHODS
+        if method.name in names and method.max_columns is not None and n_columns > method.max_columns
+    }
+
+
+def _write_seen(path: Path, splits: Splits) -> None:
+    np.savez(
+        path,
+        train=splits.train.rows.x,
+        validation=splits.validation.rows.x,
+        validation_truth=splits.validation.truth,
+        test=splits.test.rows.x,
+    )
