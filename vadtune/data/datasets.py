@@ -1,6 +1,7 @@
 """Named datasets: a name or the path of a file becomes a `Table`."""
 
 import gzip
+import os
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -47,7 +48,7 @@ def load(dataset: str, *, data_dir: Path = Path("data")) -> Table:
         return _LOADERS[dataset](data_dir)
     if colon and name in NAMES:
         raise DataError(f"{dataset}: {name} takes no settings after a colon.")
-    path = Path(dataset).expanduser()
+    path = Path(os.path.expanduser(dataset))  # noqa: PTH111  (pathlib's raises for a user that is not there)
     if suffix(path) or path.exists():
         return read_table(path)
     raise DataError(

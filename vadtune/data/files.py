@@ -72,12 +72,14 @@ def _read_csv(path: Path, stem: str) -> Table:
         head = pd.read_csv(path, header=None, nrows=1, dtype=str, keep_default_na=False).iloc[0].tolist()
         _check_head(head, path)
         index_col = 0 if head[0] == "" else None
-        frame = pd.read_csv(path, index_col=index_col, low_memory=False)
+        # Nullable dtypes keep whole numbers whole beside empty cells.
+        frame = pd.read_csv(path, index_col=index_col, low_memory=False, dtype_backend="numpy_nullable")
     except (OSError, EOFError, ValueError, zlib.error) as error:  # pandas' parser errors are ValueErrors
         raise DataError(f"{path}: cannot be read as CSV: {_first_line(error)}") from None
     if index_col is None and not isinstance(frame.index, pd.RangeIndex):
         raise DataError(f"{path}: the rows have more cells than the first line has names.")
-    return from_frame(frame, stem, str(path))
+    floats = {column: "float64" for column, dtype in frame.dtypes.items() if dtype == "Float64"}
+    return from_frame(frame.astype(floats), stem, str(path))
 
 
 def _check_head(head: list[str], path: Path) -> None:

@@ -36,7 +36,7 @@ def read_datasets(file: Any, names: Iterable[str], path: Path) -> dict[str, npt.
         DataError: A dataset is missing, is a link, lies outside the file, or all together exceed the free memory.
     """
     datasets = {name: _stored_dataset(file, name, path) for name in names}
-    check_memory(sum(int(dataset.nbytes) for dataset in datasets.values()), path)
+    check_memory(sum(8 * int(dataset.size) for dataset in datasets.values()), path)
     return {name: _read(dataset) for name, dataset in datasets.items()}
 
 
@@ -52,7 +52,7 @@ def top_datasets(file: Any) -> list[str]:
 
 
 def check_memory(n_bytes: int, path: Path) -> None:
-    """Refuse what would not fit in the free memory twice over: as it is stored, and as floats.
+    """Refuse what would not fit in the free memory twice over: once as it is stored, once as a table.
 
     Raises:
         DataError: It says how much is needed and how much there is.
@@ -67,7 +67,7 @@ def check_memory(n_bytes: int, path: Path) -> None:
 def _stored_dataset(file: Any, name: str, path: Path) -> Any:
     import h5py
 
-    link = file.get(name, getlink=True) if name in file or _is_link(file, name) else None
+    link = file.get(name, getlink=True) if name in set(file) else None  # a dangling link is not `in` its file
     if link is None:
         raise DataError(f"{path}: dataset {name} is missing; found {', '.join(sorted(file)) or 'an empty file'}.")
     if not isinstance(link, h5py.HardLink):
@@ -77,12 +77,9 @@ def _stored_dataset(file: Any, name: str, path: Path) -> Any:
         raise DataError(f"{path}: {name} is a group; expected a dataset.")
     if dataset.external or dataset.is_virtual:
         raise DataError(f"{path}: {name} keeps its values in other files; expected them in the file itself.")
+    if dataset.dtype.kind not in "biuf" and not h5py.check_string_dtype(dataset.dtype):
+        raise DataError(f"{path}: {name} holds {dataset.dtype}; expected numbers.")
     return dataset
-
-
-def _is_link(file: Any, name: str) -> bool:
-    # A dangling link is not `in` its file.
-    return name in set(file)
 
 
 def _read(dataset: Any) -> npt.NDArray[Any]:

@@ -4,7 +4,7 @@ Every mechanism hides known cells only, meets its rate over the known cells, and
 A column that never varies drives nothing and is hidden at the same rate as the others.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import numpy as np
 from pydantic import Field
@@ -72,7 +72,7 @@ class Block(Settings):
 
 
 Mechanism = Annotated[Mcar | Mar | Mnar | Block, Field(discriminator="kind")]
-MECHANISMS: tuple[str, ...] = ("mcar", "mar", "mnar", "block")
+MECHANISMS: tuple[str, ...] = tuple(kind.model_fields["kind"].default for kind in get_args(get_args(Mechanism)[0]))
 
 
 def mcar(x: FloatArray, missing_rate: float, rng: Rng) -> BoolArray:
@@ -255,7 +255,8 @@ def _hide_nearest(order: FloatArray, known: BoolArray, missing_rate: float, rng:
     rows = np.arange(len(order))
     wanted = missing_rate * known.sum(1)
     among_known = np.where(known, order, np.inf)
-    last = np.sort(among_known, axis=1)[rows, wanted.astype(np.intp)][:, None]
+    n_below = np.minimum(wanted.astype(np.intp), known.shape[1] - 1)
+    last = np.sort(among_known, axis=1)[rows, n_below][:, None]
     inside, reached = known & (among_known < last), known & (among_known <= last)
     n_inside, n_reached = inside.sum(1), reached.sum(1)
     share = (wanted - n_inside) / np.maximum(n_reached - n_inside, 1)

@@ -75,7 +75,9 @@ class Scaler:
 
     def transform(self, x: FloatArray) -> FloatArray:
         """Original units `(N, D)` to scaled float32; NaN stays NaN."""
-        return ((x - self.center) / self.scale).astype(np.float32)
+        # In the precision of `x`: a second copy of many images as float64 is large.
+        scaled = (x - self.center.astype(x.dtype)) / self.scale.astype(x.dtype)
+        return scaled.astype(np.float32, copy=False)
 
     def inverse(self, x: FloatArray) -> FloatArray:
         """Scaled values `(N, D)` to original units, float64; NaN stays NaN."""

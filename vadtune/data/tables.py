@@ -22,8 +22,8 @@ BoolArray = npt.NDArray[np.bool_]
 Kind = Literal["numeric", "integer", "categorical", "boolean"]
 Unit = Literal["pixel", "sd"]
 
-# Whole numbers above this are not exact in float64: such a column is an identifier, not a measurement.
-LARGEST_EXACT = 2**53
+# From here on, whole numbers are not exact in float64: such a column is an identifier, not a measurement.
+INEXACT = 2**53
 
 
 @dataclass(frozen=True)
@@ -232,9 +232,10 @@ def _numeric(column: "pd.Series[Any]", name: str, source: str) -> tuple[Column, 
     else:
         raise DataError(_not_numbers(column, name, source))
     values = column.to_numpy(dtype=np.float64, na_value=np.nan)
-    if kind == "integer" and np.nanmax(np.abs(values), initial=0) > LARGEST_EXACT:
-        raise DataError(f"{source}: column {name!r} holds whole numbers above 2**53, an identifier? Drop it.")
-    return Column(name, kind, str(dtype) if kind != "numeric" or types.is_float_dtype(dtype) else "float64"), values
+    if kind == "integer" and np.nanmax(np.abs(values), initial=0) >= INEXACT:
+        raise DataError(f"{source}: column {name!r} holds whole numbers beyond 2**53, an identifier? Drop it.")
+    known_as = "float64" if kind == "numeric" and not types.is_float_dtype(dtype) else str(dtype)
+    return Column(name, kind, known_as.removesuffix("[pyarrow]")), values
 
 
 def _categorical() -> type:
@@ -279,13 +280,12 @@ def _with_dtype(values: FloatArray, column: Column, index: "pd.Index[Any] | None
 
 def _own_dtype(known: FloatArray, column: Column, *, has_holes: bool) -> str:
     if column.kind == "boolean" and np.isin(known, (0, 1)).all():
-        return "boolean" if has_holes else "bool"
+        return "boolean" if has_holes else column.dtype
     if column.kind == "integer" and np.array_equal(known, np.rint(known)):
-        plain = column.dtype.lower().removesuffix("[pyarrow]")
-        limits = np.iinfo(plain)
+        limits = np.iinfo(column.dtype.lower())
         if not known.size or (limits.min <= known.min() and known.max() <= limits.max):
-            return plain.replace("u", "U").replace("i", "I") if has_holes else plain
-    return "float32" if column.dtype in {"float32", "Float32"} else "float64"
+            return column.dtype.replace("u", "U").replace("i", "I") if has_holes else column.dtype
+    return column.dtype if column.dtype.lower() == "float32" else "float64"
 
 
 def _from_images(images: npt.NDArray[Any], labels: npt.NDArray[Any] | None, name: str, source: str) -> Table:
