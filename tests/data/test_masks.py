@@ -5,7 +5,7 @@ from typing import get_args
 import hypothesis.extra.numpy as hnp
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vadtune.data.masks import MECHANISMS, Block, Mar, Mcar, Mechanism, Mnar, mar, mnar
@@ -36,6 +36,7 @@ def test_the_names_are_those_of_the_union():
 
 
 @every_mechanism
+@settings(deadline=None)
 @given(x=tables, rate=st.floats(0, 0.99), seed=st.integers(0, 2**32 - 1))
 def test_only_known_cells_are_hidden_and_equal_seeds_give_equal_masks(mechanism, x, rate, seed):
     def draw():

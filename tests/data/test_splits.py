@@ -5,7 +5,7 @@ import json
 import hypothesis.extra.numpy as hnp
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vadtune.data.datasets import load
@@ -119,6 +119,7 @@ def test_max_rows_are_drawn_at_random():
     assert len(np.unique(load("mnist").labels[splits.indices[0]])) == 10  # the file is sorted by digit
 
 
+@settings(deadline=None)
 @given(matrices)
 def test_scaling_and_back_is_the_identity_up_to_float32(x):
     scaler = Scaler.fit(x, "sd")

@@ -119,14 +119,12 @@ def test_a_missing_an_empty_and_a_damaged_file_are_told_apart(tmp_path, suffix):
         read_table(path)
 
 
-@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("suffix", [suffix for suffix in SUFFIXES if suffix != ".csv"])  # half a text is a text
 def test_a_file_cut_in_half_is_refused(tmp_path, suffix):
     table = from_frame(pd.DataFrame(np.random.default_rng(0).random((500, 5))), "t", "test")
     path = tmp_path / f"t{suffix}"
     write_table(table, path)
     content = path.read_bytes()
-    if suffix == ".csv":
-        pytest.skip("half a text file is a text file")
     path.write_bytes(content[: len(content) // 2])
     with pytest.raises(DataError, match=str(path)):
         read_table(path)

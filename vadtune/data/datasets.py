@@ -4,6 +4,7 @@ import gzip
 import os
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +49,30 @@ def load(dataset: str, *, data_dir: Path = Path("data")) -> Table:
         return _LOADERS[dataset](data_dir)
     if colon and name in NAMES:
         raise DataError(f"{dataset}: {name} takes no settings after a colon.")
+    fetched = fetched_file(name, data_dir) if not colon else None
+    if fetched:
+        return replace(read_table(fetched), name=name)
     path = Path(os.path.expanduser(dataset))  # noqa: PTH111  (pathlib's raises for a user that is not there)
     if suffix(path) or path.exists():
         return read_table(path)
     raise DataError(
-        f"{dataset} is neither a dataset nor a file. {nearest(dataset, NAMES)} A file ends in {', '.join(FORMATS)}."
+        f"{dataset} is neither a dataset nor a file. {nearest(dataset, NAMES)} A file ends in {', '.join(FORMATS)}; "
+        "python -m vadtune.datasets fetch NAME brings a table of OpenML."
     )
+
+
+def fetched_file(name: str, data_dir: Path) -> Path | None:
+    """The file of a dataset that was put into the data folder, `NAME/NAME.*`; None if there is none."""
+    if Path(name).name != name:
+        return None
+    candidates = [data_dir / name / f"{name}{known}" for known in FORMATS]
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def describe(name: str) -> str:
+    """One sentence on a dataset of `NAMES`."""
+    text = synthetic.__doc__ if name == "synthetic" else _LOADERS[name].__doc__
+    return (text or "").splitlines()[0]
 
 
 def synthetic(
@@ -84,6 +103,7 @@ def synthetic(
 
 
 def _mnist(data_dir: Path) -> Table:
+    """Handwritten digits, 28 x 28 pixels: 5,000 shipped with vadtune, or the complete set in its folder."""
     folder = data_dir / "mnist"
     complete = _complete_images("mnist", folder)
     if complete is not None:
@@ -95,6 +115,7 @@ def _mnist(data_dir: Path) -> Table:
 
 
 def _fashion_mnist(data_dir: Path) -> Table:
+    """Pictures of clothes, 28 x 28 pixels, from its folder."""
     folder = data_dir / "fashion_mnist"
     complete = _complete_images("fashion_mnist", folder)
     if complete is None:
@@ -166,6 +187,7 @@ def read_idx(path: Path, n_dims: int) -> npt.NDArray[np.uint8]:
 
 
 def _digits(data_dir: Path) -> Table:
+    """Handwritten digits of scikit-learn, 1,797 images of 8 x 8 pixels."""
     from sklearn.datasets import load_digits
 
     del data_dir
@@ -174,6 +196,7 @@ def _digits(data_dir: Path) -> Table:
 
 
 def _breast_cancer(data_dir: Path) -> Table:
+    """Cell nuclei of 569 tumours, 30 measurements (scikit-learn)."""
     from sklearn.datasets import load_breast_cancer
 
     del data_dir
@@ -181,6 +204,7 @@ def _breast_cancer(data_dir: Path) -> Table:
 
 
 def _wine(data_dir: Path) -> Table:
+    """Chemistry of 178 wines, 13 measurements (scikit-learn)."""
     from sklearn.datasets import load_wine
 
     del data_dir
@@ -188,6 +212,7 @@ def _wine(data_dir: Path) -> Table:
 
 
 def _diabetes(data_dir: Path) -> Table:
+    """442 patients, 10 measurements in original units (scikit-learn)."""
     from sklearn.datasets import load_diabetes
 
     del data_dir

@@ -217,31 +217,38 @@ def check_values(values: FloatArray, names: list[str], source: str) -> None:
         )
 
 
+def is_numeric(column: "pd.Series[Any]") -> bool:
+    """Whether a column of a DataFrame can be one of a table."""
+    return _kind(column) is not None
+
+
 def _numeric(column: "pd.Series[Any]", name: str, source: str) -> tuple[Column, FloatArray]:
     from pandas.api import types
 
     if types.is_object_dtype(column.dtype):
         column = column.convert_dtypes()
-    dtype = column.dtype
-    if types.is_bool_dtype(dtype) and not isinstance(dtype, _categorical()):
-        kind: Kind = "boolean"
-    elif types.is_integer_dtype(dtype):
-        kind = "integer"
-    elif types.is_float_dtype(dtype) or bool(column.isna().all()):
-        kind = "numeric"
-    else:
+    kind = _kind(column)
+    if kind is None:
         raise DataError(_not_numbers(column, name, source))
     values = column.to_numpy(dtype=np.float64, na_value=np.nan)
     if kind == "integer" and np.nanmax(np.abs(values), initial=0) >= INEXACT:
         raise DataError(f"{source}: column {name!r} holds whole numbers beyond 2**53, an identifier? Drop it.")
-    known_as = "float64" if kind == "numeric" and not types.is_float_dtype(dtype) else str(dtype)
+    known_as = str(column.dtype) if kind != "numeric" or types.is_float_dtype(column.dtype) else "float64"
     return Column(name, kind, known_as.removesuffix("[pyarrow]")), values
 
 
-def _categorical() -> type:
+def _kind(column: "pd.Series[Any]") -> Kind | None:
+    """What the numbers of a column are, or None when it holds something else."""
     import pandas as pd
+    from pandas.api import types
 
-    return pd.CategoricalDtype
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        return None
+    if types.is_bool_dtype(column.dtype):
+        return "boolean"
+    if types.is_integer_dtype(column.dtype):
+        return "integer"
+    return "numeric" if types.is_float_dtype(column.dtype) or bool(column.isna().all()) else None
 
 
 def _not_numbers(column: "pd.Series[Any]", name: str, source: str) -> str:
@@ -250,7 +257,7 @@ def _not_numbers(column: "pd.Series[Any]", name: str, source: str) -> str:
 
     known = np.flatnonzero(column.notna().to_numpy())
     strange = known
-    if not isinstance(column.dtype, _categorical()):
+    if not isinstance(column.dtype, pd.CategoricalDtype):
         strange = known[[isinstance(cell, str) and _is_text(cell) for cell in column.iloc[known]]]
     row = int(strange[0] if strange.size else known[0])
     what = "dates" if pd.api.types.is_datetime64_any_dtype(column.dtype) else "text"

@@ -1,0 +1,120 @@
+"""`python -m vadtune.datasets`: what it writes, where, and what it says. Downloads come from a local stand-in."""
+
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from vadtune.data.datasets import NAMES, load
+from vadtune.data.tables import read_table
+from vadtune.datasets import main
+
+
+def images_of(asked: list) -> object:
+    def download(*, name: str, version: int | str) -> SimpleNamespace:
+        asked.append((name, version))
+        pixels = np.random.default_rng(0).integers(0, 256, (6, 784))
+        return SimpleNamespace(data=pd.DataFrame(pixels), target=pd.Series(list("012345")))
+
+    return download
+
+
+def table_of(frame: pd.DataFrame) -> object:
+    return lambda **_: SimpleNamespace(data=frame, target=None)
+
+
+def failing(error: Exception) -> object:
+    def download(**_: object) -> None:
+        raise error
+
+    return download
+
+
+@pytest.mark.parametrize(("name", "openml"), [("mnist", "mnist_784"), ("fashion_mnist", "Fashion-MNIST")])
+def test_fetched_images_are_what_load_finds(tmp_path, capsys, name, openml):
+    asked = []
+    assert main(["fetch", name, "--data-dir", str(tmp_path)], download=images_of(asked)) == 0
+    assert asked == [(openml, 1)]
+    table = load(name, data_dir=tmp_path)
+    assert (table.n_rows, table.image_shape, table.labels.tolist()) == (6, (28, 28), [0, 1, 2, 3, 4, 5])
+    path = tmp_path / name / f"{name}.npz"
+    assert capsys.readouterr().out == f"{path}: 6 rows x 784 columns, sha256 {table.sha256}\n"
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
+def test_a_fetched_table_is_a_dataset_by_its_name_and_says_what_was_left_out(tmp_path, capsys):
+    frame = pd.DataFrame({"a": [1.0, None], "b": [1, 2], "c": ["x", "y"], "d": pd.Categorical(["u", "v"])})
+    assert main(["fetch", "kin8nm", "--data-dir", str(tmp_path)], download=table_of(frame)) == 0
+    table = load("kin8nm", data_dir=tmp_path)
+    assert (table.name, [column.name for column in table.columns]) == ("kin8nm", ["a", "b"])
+    assert "Left out, since they hold no numbers: c, d." in capsys.readouterr().err
+    main(["list", "--data-dir", str(tmp_path)])
+    assert "kin8nm" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "download", "words"),
+    [
+        ("mnist", failing(OSError("no route")), "openml.org cannot be reached (no route)"),
+        ("nothere", failing(ValueError("No known dataset\nmore")), "OpenML refuses it: No known dataset"),
+        ("mnist", table_of(pd.DataFrame(np.zeros((2, 3)))), "expected (rows, 784) pixels"),
+        ("texts", table_of(pd.DataFrame({"a": ["x"]})), "none of its 1 columns holds numbers"),
+        ("../x", None, "cannot be a dataset of OpenML"),
+    ],
+)
+def test_what_cannot_be_fetched_is_one_line_and_leaves_nothing(tmp_path, capsys, name, download, words):
+    assert main(["fetch", name, "--data-dir", str(tmp_path / "data")], download=download) == 2
+    captured = capsys.readouterr()
+    assert words in captured.err
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_interrupted_download_leaves_nothing(tmp_path, capsys):
+    assert main(["fetch", "mnist", "--data-dir", str(tmp_path)], download=failing(KeyboardInterrupt())) == 130
+    assert not list(tmp_path.iterdir())
+    assert "interrupted" in capsys.readouterr().err
+
+
+def test_make_writes_what_load_makes(tmp_path, capsys):
+    path = tmp_path / "sub" / "blobs.parquet"
+    assert main(["make", "synthetic", "-o", str(path), "--rows", "30", "--features", "5", "--seed", "2"]) == 0
+    table = read_table(path)
+    assert table.sha256 == load("synthetic:n_rows=30,n_features=5,seed=2").sha256
+    assert table.sha256 in capsys.readouterr().out
+
+
+def test_make_refuses_sizes_and_suffixes_that_make_no_sense(tmp_path, capsys):
+    assert main(["make", "synthetic", "-o", str(tmp_path / "x.csv"), "--rows", "0"]) == 2
+    assert "n_rows is 0" in capsys.readouterr().err
+    assert main(["make", "synthetic", "-o", str(tmp_path / "x.txt")]) == 2
+    assert "suffix" in capsys.readouterr().err
+
+
+def test_list_names_every_dataset(tmp_path, capsys):
+    assert main(["list", "--data-dir", str(tmp_path)]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(NAMES)
+
+
+def test_help_is_fast_and_shows_examples():
+    start = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "vadtune.datasets", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "python -m vadtune.datasets fetch mnist" in done.stdout
+    assert time.perf_counter() - start < 5  # generous: the machine may be busy
+    assert not {"torch", "ray", "pandas", "sklearn", "numpy"} & {line.split()[-1] for line in done.stderr.splitlines()}
+
+
+def test_a_wrong_flag_ends_with_code_2():
+    with pytest.raises(SystemExit) as end:
+        main(["fetch"])
+    assert end.value.code == 2
