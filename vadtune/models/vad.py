@@ -1,0 +1,162 @@
+"""Variational auto-decoder: no encoder; gradient descent finds each row's posterior.
+
+Source: Zadeh, Lim, Liang, Morency (2019), Variational Auto-Decoder, arXiv:1903.00840.
+"""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from pydantic import Field
+from torch import Tensor
+
+from vadtune.models.base import Model, TrainingPosteriors
+from vadtune.models.decoder import DecoderConfig
+from vadtune.models.likelihood import NoiseConfig
+from vadtune.models.objective import Batch, Posterior
+from vadtune.settings import Settings
+
+PosteriorKind = Literal["point", "fixed", "free"]
+
+
+class VADConfig(Settings):
+    """Auto-decoder: a posterior per row, no encoder (Zadeh et al. 2019, arXiv:1903.00840)."""
+
+    kind: Literal["vad"] = "vad"
+    latent_dim: int = Field(32, ge=1)
+    posterior: PosteriorKind = "free"
+    log_var: float = Field(-6.0, ge=-20.0, le=4.0)
+    kl_weight: float = Field(1.0, ge=0.0)
+    latent_init: Literal["zeros", "normal", "pca"] = "normal"
+    decoder: DecoderConfig = DecoderConfig()
+    noise: NoiseConfig = NoiseConfig()
+
+    def build(self, n_features: int) -> "VAD":
+        """Make a VAD with fresh weights from torch's global generator."""
+        return VAD(self, n_features)
+
+
+class VAD(Model):
+    """A decoder whose rows own their posteriors."""
+
+    def __init__(self, config: VADConfig, n_features: int) -> None:
+        super().__init__(
+            config.decoder.build(config.latent_dim, n_features),
+            config.noise.build(n_features),
+            config.kl_weight,
+        )
+        self.config = config
+
+    def training_posteriors(self, train: Batch, rng: torch.Generator) -> "LatentTable":
+        """A table of latents, one row for each training row."""
+        mean = initial_latents(self.config.latent_init, train, self.config.latent_dim, rng)
+        return LatentTable(mean, self.config.posterior, self.config.log_var)
+
+    def start(self, batch: Batch) -> Posterior:
+        """The prior's mean: the same for every row, so that no row depends on another."""
+        mean = batch.x.new_zeros(len(batch), self.config.latent_dim)
+        if self.config.posterior == "point":
+            return Posterior(mean, None)
+        return Posterior(mean, torch.full_like(mean, self.config.log_var))
+
+    @property
+    def prior_weight(self) -> float:
+        """The KL weight; 0 for point posteriors, which have no KL term."""
+        return 0.0 if self.config.posterior == "point" else self.kl_weight
+
+    @property
+    def max_refinement_steps(self) -> int | None:
+        """None: there is no encoder, inference runs until it converges."""
+        return None
+
+
+class LatentTable(TrainingPosteriors):
+    """Latents of all training rows and their Adam state; a step touches the rows of its batch only.
+
+    Adam with dense state over all rows costs a pass over the whole table at every step. Here each row has its own
+    moments (Kingma and Ba 2015, arXiv:1412.6980, algorithm 1), and its step count is how often it was updated.
+
+    Args:
+        mean: First latent means, `(N, L)`.
+        kind: `point` and `fixed` learn the means only, `free` the log variances as well.
+        log_var: Log variance of a `fixed` posterior, the first one of a `free` posterior.
+    """
+
+    BETAS = (0.9, 0.99)
+    EPSILON = 1e-8
+
+    table: Float[Tensor, "N 3 P"]  # value, first and second moment of each latent parameter: one gather fetches all
+    n_updates: Float[Tensor, " N"]
+
+    def __init__(self, mean: Float[Tensor, "N L"], kind: PosteriorKind, log_var: float) -> None:
+        super().__init__()
+        self.kind = kind
+        self.latent_dim = mean.shape[1]
+        self.fixed_log_var = log_var
+        value = torch.cat([mean, torch.full_like(mean, log_var)], 1) if kind == "free" else mean
+        self.register_buffer("table", torch.stack([value, torch.zeros_like(value), torch.zeros_like(value)], 1))
+        self.register_buffer("n_updates", torch.zeros(len(mean)))
+        self._asked: tuple[Tensor, Tensor] | None = None
+
+    def of(self, index: Int[Tensor, " B"], batch: Batch) -> Posterior:  # noqa: ARG002  an encoder would read the batch
+        """Posteriors of the rows `index`, as leaves that collect gradients."""
+        leaf = self.table[index, 0].requires_grad_()
+        self._asked = (index, leaf)
+        return self._posterior(leaf)
+
+    @torch.no_grad()
+    def update(self, learning_rate: float) -> None:
+        """One Adam step for the rows that `of` handed out last."""
+        assert self._asked is not None
+        index, leaf = self._asked
+        assert leaf.grad is not None
+        beta1, beta2 = self.BETAS
+        state = self.table[index]
+        count = self.n_updates[index] + 1
+        moment1 = state[:, 1].lerp_(leaf.grad, 1 - beta1)
+        moment2 = state[:, 2].mul_(beta2).addcmul_(leaf.grad, leaf.grad, value=1 - beta2)
+        step = (-learning_rate / (1 - beta1**count)).unsqueeze(1) * moment1
+        scale = moment2.div((1 - beta2**count).unsqueeze(1)).sqrt_().add_(self.EPSILON)
+        state[:, 0].addcdiv_(step, scale)
+        self.table[index] = state
+        self.n_updates[index] = count
+        self._asked = None
+
+    def all(self) -> Posterior:
+        """The posteriors of all training rows, without gradients."""
+        return self._posterior(self.table[:, 0])
+
+    def _posterior(self, value: Float[Tensor, "B P"]) -> Posterior:
+        mean = value[:, : self.latent_dim]
+        if self.kind == "point":
+            return Posterior(mean, None)
+        if self.kind == "free":
+            return Posterior(mean, value[:, self.latent_dim :])
+        return Posterior(mean, torch.full_like(mean, self.fixed_log_var))
+
+
+def initial_latents(
+    kind: Literal["zeros", "normal", "pca"], batch: Batch, latent_dim: int, rng: torch.Generator
+) -> Float[Tensor, "N L"]:
+    """First latent means: zeros, normal with standard deviation 0.001, or the row's principal components.
+
+    `pca` projects the mean-filled rows on their first `latent_dim` principal components, each scaled to unit
+    variance as the prior has it; components past the rank are zero.
+    """
+    mean = batch.x.new_zeros(len(batch), latent_dim)
+    if kind == "zeros":
+        return mean
+    if kind == "normal":
+        return mean.normal_(std=0.001, generator=rng)
+    # Mean-filled and centred: a cell that is not observed is 0, the centre.
+    centred = batch.x - batch.observed * column_means(batch)
+    rank = min(latent_dim, *centred.shape)
+    u, s, _ = torch.linalg.svd(centred, full_matrices=False)
+    usable = s[:rank] > s[0] * 1e-6
+    mean[:, :rank] = u[:, :rank] * usable * len(batch) ** 0.5
+    return mean
+
+
+def column_means(batch: Batch) -> Float[Tensor, " D"]:
+    """Means of the observed cells of each column, 0 for a column without any."""
+    return batch.x.sum(0) / batch.observed.sum(0).clamp(min=1.0)

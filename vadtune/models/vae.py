@@ -1,0 +1,90 @@
+"""Variational auto-encoder for incomplete rows: an encoder reads the zero-filled row and its observed mask.
+
+Source: Kingma and Welling (2014), arXiv:1312.6114; zero-filling and the mask as inputs: Nazabal et al. (2020),
+Handling incomplete heterogeneous data using VAEs, arXiv:1807.03653; refinement of the encoder's answer by gradient
+steps: Mattei and Frellsen (2018), Refit your encoder when new data comes by; Kim et al. (2018), arXiv:1802.02550.
+"""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Int
+from pydantic import Field
+from torch import Tensor, nn
+
+from vadtune.models.base import Model, TrainingPosteriors
+from vadtune.models.decoder import DecoderConfig, MLPSettings, mlp
+from vadtune.models.likelihood import NoiseConfig
+from vadtune.models.objective import Batch, Posterior
+from vadtune.settings import Settings
+
+# Exponentials of larger log variances overflow before a loss can push them back.
+MAX_LOG_VAR = 10.0
+
+
+class VAEConfig(Settings):
+    """Auto-encoder on the zero-filled row and its observed mask, refined by gradient steps if wanted."""
+
+    kind: Literal["vae"] = "vae"
+    latent_dim: int = Field(32, ge=1)
+    kl_weight: float = Field(1.0, ge=0.0)
+    refinement_steps: int = Field(0, ge=0)
+    encoder: MLPSettings = MLPSettings()
+    decoder: DecoderConfig = DecoderConfig()
+    noise: NoiseConfig = NoiseConfig()
+
+    def build(self, n_features: int) -> "VAE":
+        """Make a VAE with fresh weights from torch's global generator."""
+        return VAE(self, n_features)
+
+
+class VAE(Model):
+    """A decoder whose rows are given their posteriors by an encoder."""
+
+    def __init__(self, config: VAEConfig, n_features: int) -> None:
+        super().__init__(
+            config.decoder.build(config.latent_dim, n_features),
+            config.noise.build(n_features),
+            config.kl_weight,
+        )
+        self.config = config
+        self.encoder = mlp(2 * n_features, 2 * config.latent_dim, config.encoder)
+
+    def start(self, batch: Batch) -> Posterior:
+        """The encoder's answer."""
+        return encode(self.encoder, batch)
+
+    def training_posteriors(self, train: Batch, rng: torch.Generator) -> "Amortized":  # noqa: ARG002
+        """The encoder itself: it learns with the network's optimizer and holds nothing of any row."""
+        return Amortized(self.encoder)
+
+    @property
+    def prior_weight(self) -> float:
+        """The KL weight."""
+        return self.kl_weight
+
+    @property
+    def max_refinement_steps(self) -> int | None:
+        """As many as the settings say."""
+        return self.config.refinement_steps
+
+
+class Amortized(TrainingPosteriors):
+    """Posteriors straight from the encoder."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self._encoder = [encoder]  # in a list: the model owns its weights, they are not saved twice
+
+    def of(self, index: Int[Tensor, " B"], batch: Batch) -> Posterior:  # noqa: ARG002
+        """Encode the batch."""
+        return encode(self._encoder[0], batch)
+
+    def update(self, learning_rate: float) -> None:
+        """Nothing: the network's optimizer moves the encoder."""
+
+
+def encode(encoder: nn.Module, batch: Batch) -> Posterior:
+    """q(z | x) from the zero-filled row and the observed mask."""
+    mean, log_var = encoder(torch.cat([batch.x, batch.observed], 1)).chunk(2, dim=1)
+    return Posterior(mean, log_var.clamp(-MAX_LOG_VAR, MAX_LOG_VAR))

@@ -1,0 +1,215 @@
+"""The exported folder of one model: written whole or not at all, verified before anything in it is believed.
+
+    model.safetensors   weights            config.json        format_version, settings, columns, dataset
+    scaler.json         columns' units     metrics.json       scores, over which cells
+    environment.json    versions           README.md          model card
+    SHA256SUMS          of all of them
+
+No pickle is written or read.
+"""
+
+import hashlib
+import json
+import shutil
+import tempfile
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from vadtune.data.splits import Scaler
+from vadtune.data.tables import Column, FloatArray, Table
+from vadtune.errors import ArtifactError, ConfigError, DataError
+from vadtune.models.base import Model
+from vadtune.models.objective import Batch, Posterior
+from vadtune.settings import Nested, nearest, parse
+from vadtune.training.config import TrialConfig
+from vadtune.training.environment import environment
+from vadtune.training.inference import infer
+from vadtune.training.model_card import model_card
+
+FORMAT_VERSION = 1
+SUMS = "SHA256SUMS"
+
+
+@dataclass(frozen=True, eq=False)
+class Artifact:
+    """A model that imputes: weights, the settings they were trained with, and the columns they know.
+
+    Args:
+        model: The trained model.
+        config: The trial that made it.
+        scaler: From the columns' units to the model's and back.
+        columns: The columns, in the order of the model's features.
+        image_shape: Height and width where a row is an image.
+        dataset: Name, source, sha256 and sizes of the table it was trained on, and how its cells were hidden.
+        metrics: Scores, by name.
+    """
+
+    model: Model
+    config: TrialConfig
+    scaler: Scaler
+    columns: tuple[Column, ...]
+    image_shape: tuple[int, int] | None = None
+    dataset: Nested = field(default_factory=dict)
+    metrics: Nested = field(default_factory=dict)
+
+    def impute(self, x: FloatArray) -> FloatArray:
+        """Fill the unknown cells.
+
+        Args:
+            x: `(N, D)` in the columns' own units, NaN where unknown.
+
+        Returns:
+            A copy in which known cells are bit-identical and the others hold the model's estimate.
+        """
+        scaled = torch.from_numpy(self.scaler.transform(x))
+        estimate = self.scaler.inverse(self.reconstruct(scaled).cpu().numpy())
+        return np.where(np.isnan(x), estimate, x).astype(x.dtype)
+
+    def reconstruct(self, x: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
+        """The decoder's estimate of all cells, known ones too, in scaled units."""
+        return self.decode(self.posterior(x))
+
+    def posterior(self, x: Float[Tensor, "N D"]) -> Posterior:
+        """The posterior of each row by a cold, converged inference; NaN cells are not seen."""
+        device = next(self.model.parameters()).device
+        return infer(self.model, Batch.of(x.to(device)), self.config.infer)
+
+    @torch.no_grad()
+    def decode(self, posterior: Posterior) -> Float[Tensor, "N D"]:
+        """The reconstruction at the posterior means."""
+        return torch.cat([self.model.decoder(mean) for mean in posterior.mean.split(self.config.infer.batch_size)])
+
+    def match(self, table: Table) -> FloatArray:
+        """The table's columns in the order of the model's features; what does not fit is explained.
+
+        Raises:
+            DataError: A column is missing; names it and what it may be called here.
+        """
+        wanted = [column.name for column in self.columns]
+        found = [column.name for column in table.columns]
+        if wanted == found:
+            return table.values
+        missing = [name for name in wanted if name not in found]
+        if missing:
+            hints = "; ".join(f"{name!r}: {nearest(name, found)}" for name in missing[:3])
+            raise DataError(
+                f"{table.source}: {len(missing)} of the model's {len(wanted)} columns are not in the table. {hints}"
+            )
+        return table.values[:, [found.index(name) for name in wanted]]
+
+
+def save_artifact(artifact: Artifact, folder: Path) -> Path:
+    """Write the folder: into a temporary one beside it, then renamed over an older artifact of the same path."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        _write(artifact, temporary)
+        temporary.chmod(0o755)
+        if folder.exists():
+            _refuse_other_folder(folder)
+            shutil.rmtree(folder)
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def load_artifact(folder: Path, device: str = "cpu") -> Artifact:
+    """Read an exported folder and verify every file in it first.
+
+    Raises:
+        ArtifactError: Not an artifact, of a newer format, or a file that differs from its checksum.
+    """
+    _verify(folder)
+    header = _read(folder / "config.json")
+    version = header.get("format_version")
+    if version != FORMAT_VERSION:
+        raise ArtifactError(
+            f"{folder}: format {version!r}, this vadtune reads {FORMAT_VERSION}. Use a matching vadtune."
+        )
+    try:
+        config: TrialConfig = parse(TrialConfig, header["trial"], str(folder / "config.json"))
+        columns = tuple(Column(**column) for column in header["columns"])
+        scaler = Scaler.from_dict(_read(folder / "scaler.json"))
+        model = config.model.build(len(columns))
+        model.load_state_dict(load_file(folder / "model.safetensors"))
+    except (ConfigError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        raise ArtifactError(f"{folder}: {error}. Export it again.") from None
+    shape = header["image_shape"]
+    return Artifact(
+        model.to(torch.device(device)).eval(),
+        config,
+        scaler,
+        columns,
+        (int(shape[0]), int(shape[1])) if shape else None,
+        header["dataset"],
+        _read(folder / "metrics.json"),
+    )
+
+
+def _write(artifact: Artifact, folder: Path) -> None:
+    weights = {name: tensor.cpu().contiguous() for name, tensor in artifact.model.state_dict().items()}
+    save_file(weights, folder / "model.safetensors")
+    header = {
+        "format_version": FORMAT_VERSION,
+        "trial": artifact.config.model_dump(mode="json"),
+        "columns": [asdict(column) for column in artifact.columns],
+        "image_shape": artifact.image_shape,
+        "dataset": artifact.dataset,
+    }
+    names = [column.name for column in artifact.columns]
+    texts = {
+        "config.json": _json(header),
+        "scaler.json": _json(artifact.scaler.to_dict()),
+        "metrics.json": _json(artifact.metrics),
+        "environment.json": _json(environment()),
+        "README.md": model_card(artifact.config, artifact.dataset, artifact.metrics, names),
+    }
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    sums = [f"{_sha256(folder / name)}  {name}\n" for name in sorted([*texts, "model.safetensors"])]
+    (folder / SUMS).write_text("".join(sums), encoding="utf-8")
+
+
+def _verify(folder: Path) -> None:
+    if not (folder / SUMS).is_file():
+        raise ArtifactError(f"{folder}: not an exported model, it has no {SUMS}. Give the folder best/ of a run.")
+    for line in (folder / SUMS).read_text(encoding="utf-8", errors="replace").splitlines():
+        expected, _, name = line.partition("  ")
+        path = folder / Path(name).name
+        if not path.is_file():
+            raise ArtifactError(f"{path}: missing. Export the model again.")
+        if _sha256(path) != expected:
+            raise ArtifactError(f"{path}: its checksum is not the one in {SUMS}. Export the model again.")
+
+
+def _refuse_other_folder(folder: Path) -> None:
+    if any(folder.iterdir()) and not (folder / SUMS).is_file():
+        raise ArtifactError(f"{folder}: exists and is not an exported model. Choose another folder.")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ArtifactError(f"{path}: {error}. Export the model again.") from None
+    if not isinstance(values, dict):
+        raise ArtifactError(f"{path}: not an object. Export the model again.")
+    return values
+
+
+def _json(values: object) -> str:
+    return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,44 @@
+"""Everything that makes a trial what it is, by dotted path: `model.latent_dim`, `train.batch_size`, `infer.n_steps`."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from vadtune.models.vad import VADConfig
+from vadtune.models.vae import VAEConfig
+from vadtune.settings import Settings
+
+ModelConfig = Annotated[VADConfig | VAEConfig, Field(discriminator="kind")]
+MODELS: tuple[str, ...] = ("vad", "vae")
+
+
+class TrainConfig(Settings):
+    """How decoder, encoder and training posteriors are updated."""
+
+    n_epochs: int = Field(100, ge=1)
+    batch_size: int = Field(256, ge=1)
+    optimizer: Literal["adam", "sgd"] = "adam"
+    learning_rate: float = Field(3e-3, gt=0.0)
+    latent_learning_rate: float = Field(0.1, gt=0.0)
+    weight_decay: float = Field(0.0, ge=0.0)
+    schedule: Literal["constant", "one_cycle", "cosine", "plateau"] = "one_cycle"
+    kl_warmup: float = Field(0.0, ge=0.0, le=1.0)
+
+
+class InferConfig(Settings):
+    """How the posteriors of unseen rows are found, the decoder fixed."""
+
+    n_steps: int = Field(300, ge=1)
+    learning_rate: float = Field(0.1, gt=0.0)
+    tolerance: float = Field(1e-4, ge=0.0)
+    warm_steps: int = Field(10, ge=1)
+    batch_size: int = Field(4096, ge=1)
+
+
+class TrialConfig(Settings):
+    """One trial, whole and validated."""
+
+    model: ModelConfig = VADConfig()
+    train: TrainConfig = TrainConfig()
+    infer: InferConfig = InferConfig()
+    seed: int = Field(0, ge=0)

@@ -1,0 +1,181 @@
+"""One trial from its first epoch to its score: trained, watched on validation rows, saved, and gone on with."""
+
+import copy
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from vadtune.data.metrics import rmse
+from vadtune.data.splits import Holdout, Rows
+from vadtune.data.tables import FloatArray
+from vadtune.errors import Diverged
+from vadtune.models.base import Model
+from vadtune.models.objective import Batch
+from vadtune.training.config import TrialConfig
+from vadtune.training.inference import RowAdam, infer
+from vadtune.training.trainer import Trainer
+
+Tensors = dict[str, Tensor]
+
+
+class TrialRun:
+    """Trains a model and scores it on the hidden cells of validation rows.
+
+    Between reports the validation latents stay warm: they take a few steps from where they were, so that a report
+    costs a small part of the training. The final score is always a cold, converged inference.
+
+    Args:
+        config: The whole trial; its seed decides all randomness.
+        train: What the model may see of the training rows.
+        validation: Rows it may see, and the hidden cells it is scored on.
+        device: `cpu` or `cuda:N`.
+    """
+
+    def __init__(self, config: TrialConfig, train: Rows, validation: Holdout, device: str = "cpu") -> None:
+        self.config = config
+        self.trainer = Trainer(config, as_tensor(train.x), torch.device(device))
+        self.validation = Batch.of(as_tensor(validation.rows.x)).to(torch.device(device))
+        self.truth = validation.truth
+        self.warm: RowAdam | None = None
+        self.best_epoch = 0
+        self.best_rmse = math.inf
+        self.best_weights: Tensors = {}
+        self.train_s = 0.0
+        self.infer_s = 0.0
+
+    @property
+    def epoch(self) -> int:
+        """How many epochs are done."""
+        return self.trainer.epoch
+
+    def advance(self, to_epoch: int) -> float:
+        """Train up to an epoch and score it.
+
+        Returns:
+            The imputation RMSE over hidden validation cells, in scaled units, by a warm inference.
+
+        Raises:
+            Diverged: The loss or the score is no longer finite.
+        """
+        began = time.perf_counter()
+        while self.epoch < to_epoch:
+            self.trainer.fit_epoch()
+        trained = time.perf_counter()
+        self.train_s += trained - began
+        score = self._score(self._warm_mean())
+        self.infer_s += time.perf_counter() - trained
+        if not math.isfinite(score):
+            raise Diverged(f"imputation_rmse is {score} after epoch {self.epoch}")
+        if score < self.best_rmse:
+            self.best_rmse, self.best_epoch = score, self.epoch
+            self.best_weights = {name: tensor.clone() for name, tensor in self.trainer.model.state_dict().items()}
+        return score
+
+    def finish(self) -> float:
+        """Score the best epoch by a cold, converged inference; the imputation RMSE as `advance` returns it."""
+        began = time.perf_counter()
+        model = self.best_model()
+        score = self._score(infer(model, self.validation, self.config.infer).mean, model)
+        self.infer_s += time.perf_counter() - began
+        if not math.isfinite(score):
+            raise Diverged(f"imputation_rmse is {score} at the best epoch, {self.best_epoch}")
+        return score
+
+    def best_model(self) -> Model:
+        """A copy of the model with the weights of the best epoch."""
+        model = copy.deepcopy(self.trainer.model)
+        if self.best_weights:
+            model.load_state_dict(self.best_weights)
+        return model
+
+    def save(self, folder: Path) -> None:
+        """Write all that `load` needs to go on as if nothing had happened, to the digit."""
+        save_file(self._tensors(), folder / "run.safetensors")
+        state = {
+            "config": self.config.model_dump(mode="json"),
+            "epoch": self.epoch,
+            "plateau": vars(self.trainer.plateau),
+            "best_epoch": self.best_epoch,
+            "best_rmse": self.best_rmse,
+            "warm_steps": self.warm.n_steps if self.warm else None,
+            "train_s": self.train_s,
+            "infer_s": self.infer_s,
+        }
+        (folder / "run.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path, train: Rows, validation: Holdout, device: str = "cpu") -> "TrialRun":
+        """Go on with a saved trial on the same data."""
+        state = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        run = cls(TrialConfig.model_validate(state["config"]), train, validation, device)
+        run._restore(state, load_file(folder / "run.safetensors", device=device))
+        return run
+
+    def _warm_mean(self) -> Float[Tensor, "N L"]:
+        model = self.trainer.model.eval()
+        if model.max_refinement_steps is not None:
+            return infer(model, self.validation, self.config.infer).mean
+        if self.warm is None:
+            self.warm = RowAdam(model.start(self.validation).mean, self.config.infer.learning_rate)
+        self.warm.descend(model, self.validation, self.config.infer.warm_steps)
+        return self.warm.mean
+
+    def _score(self, mean: Float[Tensor, "N L"], model: Model | None = None) -> float:
+        with torch.no_grad():
+            x_hat = (model or self.trainer.model).eval().decoder(mean)
+        return rmse(x_hat.cpu().numpy(), self.truth)
+
+    def _tensors(self) -> Tensors:
+        trainer = self.trainer
+        tensors = {f"model.{name}": tensor for name, tensor in trainer.model.state_dict().items()}
+        tensors |= {f"posteriors.{name}": tensor for name, tensor in trainer.posteriors.state_dict().items()}
+        tensors |= {f"best.{name}": tensor for name, tensor in self.best_weights.items()}
+        for index, moments in trainer.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in moments.items() if tensor is not None}
+        if self.warm:
+            tensors |= {f"warm.{name}": getattr(self.warm, name) for name in WARM_TENSORS}
+        tensors["rng"] = trainer.rng.get_state()
+        return {name: tensor.contiguous() for name, tensor in tensors.items()}
+
+    def _restore(self, state: dict[str, Any], tensors: Tensors) -> None:
+        trainer = self.trainer
+        trainer.model.load_state_dict(_under("model.", tensors))
+        trainer.posteriors.load_state_dict(_under("posteriors.", tensors))
+        trainer.rng.set_state(tensors["rng"].cpu())
+        trainer.epoch = state["epoch"]
+        vars(trainer.plateau).update(state["plateau"])
+        optimizer = trainer.optimizer.state_dict()
+        moments: dict[int, Tensors] = {}
+        for name, tensor in _under("optimizer.", tensors).items():
+            index, _, key = name.partition(".")
+            moments.setdefault(int(index), {})[key] = tensor
+        trainer.optimizer.load_state_dict({**optimizer, "state": moments})
+        self.best_weights = _under("best.", tensors)
+        self.best_epoch, self.best_rmse = state["best_epoch"], state["best_rmse"]
+        self.train_s, self.infer_s = state["train_s"], state["infer_s"]
+        if state["warm_steps"] is not None:
+            warm = _under("warm.", tensors)
+            self.warm = RowAdam(warm["mean"], self.config.infer.learning_rate)
+            self.warm.n_steps = state["warm_steps"]
+            for name in WARM_TENSORS:
+                setattr(self.warm, name, warm[name])
+
+
+WARM_TENSORS = ("mean", "moment1", "moment2", "learning_rate")
+
+
+def as_tensor(x: FloatArray) -> Tensor:
+    """A copy of an array as float32: those of the object store are read-only."""
+    return torch.tensor(np.asarray(x), dtype=torch.float32)
+
+
+def _under(prefix: str, tensors: Tensors) -> Tensors:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

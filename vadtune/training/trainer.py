@@ -1,0 +1,97 @@
+"""One epoch of training and the state it leaves: decoder, noise, encoder and the posteriors of the training rows."""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vadtune.errors import Diverged
+from vadtune.models.base import Model, TrainingPosteriors
+from vadtune.models.objective import Batch
+from vadtune.models.vad import column_means
+from vadtune.training.config import TrainConfig, TrialConfig
+from vadtune.training.schedules import Plateau, cosine, one_cycle
+
+
+class Trainer:
+    """Trains one model on one table; an epoch at a time, so that whoever searches can stop in between.
+
+    Args:
+        config: The trial; its seed decides weights, order of rows and noise.
+        x: Training rows of shape `(N, D)`, scaled, NaN wherever the model must not see.
+        device: Where to train.
+    """
+
+    def __init__(self, config: TrialConfig, x: Float[Tensor, "N D"], device: torch.device) -> None:
+        self.settings = config.train
+        self.rng = torch.Generator(device).manual_seed(config.seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            self.model: Model = config.model.build(x.shape[1])
+        self.batch = Batch.of(x).to(device)
+        self.model.decoder.start_at(column_means(self.batch))
+        self.model.to(device)
+        self.posteriors: TrainingPosteriors = self.model.training_posteriors(self.batch, self.rng).to(device)
+        self.optimizer = _optimizer(self.model, self.settings)
+        self.plateau = Plateau()
+        self.epoch = 0
+
+    def fit_epoch(self) -> float:
+        """Visit every training row once, in a fresh order, the last partial batch included.
+
+        Returns:
+            The mean row loss over the epoch, in nats.
+
+        Raises:
+            Diverged: The loss is no longer finite.
+        """
+        self.model.train()
+        n_rows, size = len(self.batch), self.settings.batch_size
+        order = torch.randperm(n_rows, generator=self.rng, device=self.rng.device)
+        n_batches = math.ceil(n_rows / size)
+        total = torch.zeros((), device=self.rng.device)
+        for number, index in enumerate(order.split(size)):
+            progress = (self.epoch + number / n_batches) / self.settings.n_epochs
+            total += self._step(index, self._factor(progress))
+        loss = float(total) / n_rows
+        self.epoch += 1
+        if not math.isfinite(loss):
+            raise Diverged(f"the training loss is {loss} after epoch {self.epoch}")
+        self.plateau.observe(loss)
+        return loss
+
+    def _step(self, index: Tensor, factor: float) -> Tensor:
+        """One update on one batch; returns the sum of its row losses."""
+        batch = self.batch.rows(index)
+        posterior = self.posteriors.of(index, batch)
+        losses = self.model.loss(batch, posterior, posterior.sample(self.rng))
+        # The network follows the mean of the row losses; a row's own posterior follows its own loss, unscaled,
+        # which Adam's invariance to scale gives without a second pass.
+        self.optimizer.zero_grad(set_to_none=True)
+        losses.mean().backward()
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.settings.learning_rate * factor
+        self.optimizer.step()
+        self.posteriors.update(self.settings.latent_learning_rate * factor)
+        return losses.detach().sum()
+
+    def _factor(self, progress: float) -> float:
+        match self.settings.schedule:
+            case "one_cycle":
+                return one_cycle(progress)
+            case "cosine":
+                return cosine(progress)
+            case "plateau":
+                return self.plateau.factor
+            case "constant":
+                return 1.0
+
+
+def _optimizer(model: nn.Module, settings: TrainConfig) -> torch.optim.Optimizer:
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(parameters, settings.learning_rate, weight_decay=settings.weight_decay)
+    return torch.optim.AdamW(
+        parameters, settings.learning_rate, betas=(0.9, 0.99), weight_decay=settings.weight_decay, fused=True
+    )
