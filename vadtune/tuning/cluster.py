@@ -1,0 +1,206 @@
+"""Ray's start and end, in the background where it can be, and a watchdog for a cluster that is gone."""
+
+import logging
+import os
+import shutil
+import signal
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent import futures
+from concurrent.futures import Future
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from vadtune.errors import ConfigError, VadtuneError
+
+# Ray reads all of these from the environment of the driver; its workers inherit them.
+ENVIRONMENT = {
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # or a warning on machines without a GPU
+    "RAY_AIR_NEW_OUTPUT": "0",  # the new output prints boxes to stdout even if it is to be silent
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # 4 ms a report
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # signals are ours: see `runner`
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000",  # Tune's own state is never restored from: the study is the record
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # the study holds the reason
+    "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "1000000",
+}
+_TEMP_PREFIX = "vadtune-ray-"
+
+
+class ClusterLost(VadtuneError):  # noqa: N818
+    """No node of the cluster answers any more."""
+
+    exit_code = 1
+
+
+class Cluster:
+    """A Ray cluster: one of this machine, or one that runs already.
+
+    One thread starts Ray, waits and stops it: on Linux, Ray's processes die with the thread that started them.
+
+    Args:
+        address: Of a running cluster (`auto`, `HOST:PORT`); None to start one on this machine.
+        runtime_env: Environment and code for the workers of a running cluster.
+    """
+
+    def __init__(self, address: str | None = None, runtime_env: dict[str, Any] | None = None) -> None:
+        self.address, self.runtime_env = address, runtime_env
+        self._ready: Future[bool] = Future()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._live, name="vadtune-ray", daemon=True)
+
+    def start(self) -> None:
+        """Begin to start Ray, in the background; it takes 4 to 7 seconds."""
+        if not self._thread.is_alive():
+            os.environ.update(ENVIRONMENT)
+            self._thread.start()
+
+    def is_ready(self, timeout_s: float) -> bool:
+        """Wait for Ray for some time; False if that was not enough.
+
+        Raises:
+            ConfigError: There is no cluster at the address.
+        """
+        self.start()
+        done, _ = futures.wait([self._ready], timeout_s)
+        if done:
+            self._ready.result()
+        return bool(done)
+
+    def stop(self) -> None:
+        """Begin to end Ray, if it was started or joined here."""
+        self._over.set()
+
+    def join(self) -> None:
+        """Wait until Ray has ended: 1 to 2 seconds."""
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def __enter__(self) -> "Cluster":
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+        self.join()
+
+    def _live(self) -> None:
+        import ray
+
+        folder = None
+        try:
+            is_ours = not ray.is_initialized()
+            if is_ours:
+                folder = _temporary_folder() if self.address is None else None
+                self._connect(folder)
+            self._ready.set_result(is_ours)
+        except BaseException as error:  # noqa: BLE001 – carried to whoever waits
+            self._ready.set_exception(error)
+            is_ours = False
+        self._over.wait()
+        if is_ours:
+            ray.shutdown()
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _connect(self, folder: Path | None) -> None:
+        import ray
+
+        options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+        if folder is not None:
+            ray.init(include_dashboard=False, _temp_dir=str(folder), **options)
+            return
+        try:
+            ray.init(address=self.address, runtime_env=self.runtime_env, **options)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            what = f"--address {self.address}: {str(error).strip().splitlines()[0]}"
+            raise ConfigError(f"{what} Give the HOST:PORT that `ray start` printed.") from None
+
+
+class Watchdog:
+    """Notices that no node answers, which leaves a driver of Ray waiting for minutes.
+
+    Args:
+        addresses: Host and port of every node's raylet.
+        on_loss: Called once, from the watchdog's thread.
+        patience_s: How long no node may answer.
+    """
+
+    def __init__(
+        self,
+        addresses: list[tuple[str, int]],
+        on_loss: Callable[[], None],
+        patience_s: float = 20.0,
+        period_s: float = 2.0,
+    ) -> None:
+        self.addresses, self.on_loss, self.patience_s, self.period_s = addresses, on_loss, patience_s, period_s
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="vadtune-watchdog", daemon=True)
+
+    def __enter__(self) -> "Watchdog":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+
+    def _watch(self) -> None:
+        last_answer = time.monotonic()
+        while not self._done.wait(self.patience_s / 10):
+            if any(_answers(address) for address in self.addresses):
+                last_answer = time.monotonic()
+            elif time.monotonic() - last_answer > self.patience_s:
+                self.on_loss()
+                return
+
+
+def raylets(nodes: list[dict[str, Any]]) -> list[tuple[str, int]]:
+    """Host and port of the raylets that `ray.nodes()` tells of."""
+    return [(node["NodeManagerAddress"], int(node["NodeManagerPort"])) for node in nodes if node["Alive"]]
+
+
+@contextmanager
+def quiet_ray() -> Iterator[None]:
+    """Keep Ray's log lines off the terminal: what matters of them is in the study."""
+    loggers = [logging.getLogger(name) for name in ("ray", "ray.tune", "ray.train", "ray.data")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def interrupt_main_thread(number: int = signal.SIGUSR2) -> None:
+    """Make the main thread run the handler of a signal, even if it waits inside Ray."""
+    thread = threading.main_thread().ident
+    assert thread is not None
+    signal.pthread_kill(thread, number)
+
+
+def _answers(address: tuple[str, int]) -> bool:
+    try:
+        with socket.create_connection(address, timeout=2.0):
+            return True
+    except OSError:
+        return False
+
+
+def _temporary_folder() -> Path:
+    """A folder for Ray's session, short enough for its sockets; what killed drivers left behind goes."""
+    root = Path("/tmp") if os.access("/tmp", os.W_OK) else Path(tempfile.gettempdir())
+    user = psutil.Process().username()
+    for old in root.glob(f"{_TEMP_PREFIX}*"):
+        pid = old.name.removeprefix(_TEMP_PREFIX).partition("-")[0]
+        if pid.isdigit() and not psutil.pid_exists(int(pid)) and old.owner() == user:
+            shutil.rmtree(old, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=f"{_TEMP_PREFIX}{os.getpid()}-", dir=root))

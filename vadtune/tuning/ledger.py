@@ -1,0 +1,253 @@
+"""What happens to trials, told to the study: proposed, reported, saved, ended. Knows nothing of Ray."""
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from vadtune.settings import Nested
+from vadtune.tuning.samplers import draw_seed
+from vadtune.tuning.schedulers import OBJECTIVE, TIME
+from vadtune.tuning.space import Space
+
+Result = Mapping[str, Any]
+
+
+class Checkpoints(Protocol):
+    """Where checkpoints lie; see `storage.Storage`."""
+
+    def exists(self, checkpoint: str) -> bool:
+        """Whether a checkpoint is still there."""
+        ...
+
+    def delete(self, checkpoint: str) -> None:
+        """Remove a checkpoint."""
+        ...
+
+
+@dataclass(frozen=True)
+class Task:
+    """A trial to run.
+
+    Attributes:
+        config: Nested settings, the trial's own seed included.
+        checkpoint: Where to go on from, if it was interrupted.
+        reported: What it reported up to that checkpoint, epoch -> imputation_rmse.
+    """
+
+    number: int
+    config: Nested
+    checkpoint: str | None
+    reported: Mapping[int, float]
+
+
+@dataclass
+class LiveTrial:
+    """A trial between its proposal and its end."""
+
+    trial: optuna.Trial
+    values: dict[int, float]
+    checkpoint: str | None
+    epoch: int
+    value: float = math.nan
+    host: str | None = None
+    is_started: bool = False
+    is_paused: bool = False
+    is_saving: bool = False
+    last: dict[str, Any] = field(default_factory=dict)
+
+
+class Ledger:
+    """The study, and what of it is alive; the driver alone writes here.
+
+    Args:
+        study: With its sampler.
+        space: What the study draws from.
+        checkpoints: Where checkpoints are; those that nobody needs any more are deleted.
+        seed: The search's seed: a trial's own follows from it and the trial's number.
+        rungs: The epochs at which the scheduler compares trials.
+        n_trials: How many trials may end, those of earlier sessions included; None for any number.
+        keep_top: Of how many of the best complete trials to keep the checkpoint.
+    """
+
+    def __init__(
+        self,
+        study: optuna.Study,
+        space: Space,
+        checkpoints: Checkpoints,
+        *,
+        seed: int,
+        rungs: tuple[int, ...] = (),
+        n_trials: int | None = None,
+        keep_top: int = 1,
+    ) -> None:
+        self.study, self.space, self.checkpoints = study, space, checkpoints
+        self.seed, self.rungs, self.n_trials, self.keep_top = seed, rungs, n_trials, keep_top
+        self.live: dict[str, LiveTrial] = {}
+        trials = study.get_trials(deepcopy=False)
+        self.waiting = {trial.number for trial in trials if trial.state == TrialState.WAITING}
+        self.ended = Counter(trial.state for trial in trials if trial.state.is_finished())
+        self.top = sorted(kept for trial in trials if (kept := _kept(trial, TrialState.COMPLETE)) is not None)
+        self.runners_up = sorted(kept for trial in trials if (kept := _kept(trial, TrialState.PRUNED)) is not None)
+
+    @property
+    def n_active(self) -> int:
+        """Trials that run or are about to; paused ones do not count."""
+        return sum(not trial.is_paused for trial in self.live.values())
+
+    @property
+    def best(self) -> tuple[float, int] | None:
+        """Value and number of the best complete trial."""
+        return (self.top[0].value, self.top[0].number) if self.top else None
+
+    def is_exhausted(self) -> bool:
+        """Whether no further trial may begin."""
+        return self.n_trials is not None and self.ended.total() + len(self.live) >= self.n_trials
+
+    def histories(self) -> dict[str, dict[int, float]]:
+        """What ended trials reported, epoch -> imputation_rmse."""
+        trials = self.study.get_trials(deepcopy=False)
+        return {f"trial {t.number}": dict(t.intermediate_values) for t in trials if t.state.is_finished()}
+
+    def forget(self, ray_id: str) -> None:
+        """Drop a trial that is to wait: it stays RUNNING, to be requeued (see `study.requeue_running`)."""
+        self.live.pop(ray_id)
+
+    def ask(self, ray_id: str) -> Task:
+        """Propose a trial: an interrupted or enqueued one, else one that the sampler draws."""
+        trial = self.study.ask()
+        before = self.study._storage.get_trial(trial._trial_id)
+        params = self.space.suggest(trial)
+        trial.set_user_attr("ray_trial_id", ray_id)
+        checkpoint = before.user_attrs.get("checkpoint")
+        if checkpoint is not None and not self.checkpoints.exists(checkpoint):
+            checkpoint = None
+        epoch = before.user_attrs.get("checkpoint_epoch", 0) if checkpoint else 0
+        self.waiting.discard(trial.number)
+        self.live[ray_id] = LiveTrial(trial, dict(before.intermediate_values), checkpoint, epoch)
+        config = self.space.config(params) | {"seed": draw_seed(self.seed, trial.number)}
+        reported = {at: value for at, value in before.intermediate_values.items() if at <= epoch}
+        return Task(trial.number, config, checkpoint, reported)
+
+    def report(self, ray_id: str, result: Result) -> None:
+        """Record a report; an epoch that a resumed trial reports again keeps its first value."""
+        live = self.live[ray_id]
+        live.last, live.host = dict(result), result.get("hostname")
+        live.epoch, live.value = int(result[TIME]), float(result[OBJECTIVE])
+        if math.isfinite(live.value) and live.epoch not in live.values:
+            live.values[live.epoch] = live.value
+            live.trial.report(live.value, live.epoch)
+
+    def wants_checkpoint(self, result: Result) -> bool:
+        """Whether a trial that reports this should be saved; a loser at its end should not."""
+        if "failure" in result:
+            return False
+        if "final_rmse" in result:
+            return len(self.top) < self.keep_top or result["final_rmse"] < self.top[self.keep_top - 1].value
+        if result.get("done"):
+            return not self.top and (not self.runners_up or result[OBJECTIVE] < self.runners_up[0].value)
+        return bool(result.get("should_checkpoint"))
+
+    def saved(self, ray_id: str, checkpoint: str) -> None:
+        """Record a checkpoint of the epoch last reported, and delete the one before."""
+        live = self.live[ray_id]
+        live.is_saving = False
+        live.trial.set_user_attr("checkpoint", checkpoint)
+        live.trial.set_user_attr("checkpoint_epoch", live.epoch)
+        if live.checkpoint is not None and live.checkpoint != checkpoint:
+            self.checkpoints.delete(live.checkpoint)
+        live.checkpoint = checkpoint
+
+    def end(self, ray_id: str, failure: str | None = None) -> None:
+        """Tell the study how a trial ended: by failure, by a last report, or stopped by the scheduler."""
+        live = self.live.pop(ray_id)
+        if failure is None and not live.last:
+            return  # it was dropped before it ran: to be requeued
+        ending = _ending(live, failure, self.rungs)
+        kept = self._retain(live, ending)
+        if live.checkpoint is not None and not kept:
+            live.trial.set_user_attr("checkpoint", None)
+        for key, value in _attributes(live, ending).items():
+            if value is not None:
+                live.trial.set_user_attr(key, value)
+        self.study.tell(live.trial, ending.value, state=ending.state, skip_if_finished=True)
+        self.ended[ending.state] += 1
+        if live.checkpoint is not None and not kept:
+            self.checkpoints.delete(live.checkpoint)
+
+    def _retain(self, live: LiveTrial, ending: "Ending") -> bool:
+        """Decide whether the checkpoint of a trial that ends is kept; delete those that it makes useless."""
+        value = ending.value if ending.value is not None else live.value
+        kept = Kept(value, live.trial.number, live.checkpoint)
+        if ending.state == TrialState.COMPLETE:
+            self.top = sorted([*self.top, kept])
+            useless = self.top[self.keep_top :] + self.runners_up
+            self.top, self.runners_up = self.top[: self.keep_top], []
+        elif ending.state == TrialState.PRUNED and not self.top and live.checkpoint is not None:
+            self.runners_up = sorted([*self.runners_up, kept])
+            useless, self.runners_up = self.runners_up[1:], self.runners_up[:1]
+        else:
+            return False
+        for other in useless:
+            if other.checkpoint is not None and other != kept:
+                self.checkpoints.delete(other.checkpoint)
+        return kept not in useless
+
+
+@dataclass(frozen=True, order=True)
+class Kept:
+    """An ended trial whose checkpoint is kept, by its value."""
+
+    value: float
+    number: int
+    checkpoint: str | None = field(compare=False)
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a trial ended."""
+
+    state: TrialState
+    value: float | None = None
+    stopped_by: str | None = None
+    failure: str | None = None
+
+
+def _ending(live: LiveTrial, failure: str | None, rungs: tuple[int, ...]) -> Ending:
+    failure = failure or live.last.get("failure")
+    final = live.last.get("final_rmse")
+    if failure is None and final is not None and not math.isfinite(final):
+        failure = f"final_rmse is {final}"
+    if failure is not None:
+        return Ending(TrialState.FAIL, failure=failure)
+    if final is not None:
+        return Ending(TrialState.COMPLETE, value=float(final))
+    rung = max((rung for rung in rungs if rung <= live.epoch), default=live.epoch)
+    return Ending(TrialState.PRUNED, stopped_by=f"rung {rung}")
+
+
+def _attributes(live: LiveTrial, ending: Ending) -> dict[str, Any]:
+    last = live.last
+    worker = f"{last['hostname']}:{last['pid']}" if "hostname" in last else None
+    return {
+        "host": last.get("hostname"),
+        "worker": worker,
+        "epochs": live.epoch,
+        "best_epoch": last.get("best_epoch"),
+        "train_s": last.get("train_s"),
+        "infer_s": last.get("infer_s"),
+        "stopped_by": ending.stopped_by,
+        "failure": ending.failure,
+    }
+
+
+def _kept(trial: FrozenTrial, state: TrialState) -> Kept | None:
+    checkpoint = trial.user_attrs.get("checkpoint")
+    if trial.state != state or (state == TrialState.PRUNED and checkpoint is None):
+        return None
+    value = trial.value if state == TrialState.COMPLETE else min(trial.intermediate_values.values(), default=None)
+    return None if value is None else Kept(value, trial.number, checkpoint)

@@ -1,0 +1,58 @@
+"""What a trial is to the search: something that advances, is scored and can be saved."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from vadtune.settings import Nested
+from vadtune.tuning.storage import Storage
+
+
+class Run(Protocol):
+    """A trial in the making; see `training.run.TrialRun`."""
+
+    epoch: int
+    best_epoch: int
+    train_s: float
+    infer_s: float
+
+    def advance(self, to_epoch: int) -> float:
+        """Train up to an epoch; returns the imputation_rmse there. Raises Diverged."""
+        ...
+
+    def finish(self) -> float:
+        """The imputation_rmse of the best epoch, by a cold and converged inference."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write all that `RunFactory.load` needs."""
+        ...
+
+
+class RunFactory(Protocol):
+    """Makes runs. It travels to the workers: an instance of a class that they can import."""
+
+    def prepare_process(self, seed: int, n_threads: int) -> None:
+        """Reset what trials of one process share: threads, random numbers, default types."""
+        ...
+
+    def start(self, config: Nested, data: Any, max_epochs: int, device: str) -> Run:
+        """Begin a trial; `config` holds its seed."""
+        ...
+
+    def load(self, folder: Path, config: Nested, data: Any, max_epochs: int, device: str) -> Run:
+        """Go on with a saved trial."""
+        ...
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all trials of a search share, beside the data."""
+
+    runs: RunFactory
+    max_epochs: int
+    report_epochs: tuple[int, ...]
+    rungs: tuple[int, ...]
+    device: str
+    n_threads: int
+    storage: Storage

@@ -1,0 +1,180 @@
+"""What stops trials: one class each, named in the union `Scheduler`.
+
+Ray is imported where a scheduler is built, so that commands which only name one start quickly.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
+
+from vadtune.settings import Settings
+
+if TYPE_CHECKING:
+    from ray.tune.schedulers import (
+        AsyncHyperBandScheduler,
+        FIFOScheduler,
+        HyperBandScheduler,
+        MedianStoppingRule,
+        TrialScheduler,
+    )
+
+OBJECTIVE = "imputation_rmse"
+TIME = "epoch"
+# Ray's name of a trial, and what it reported: epoch -> imputation_rmse.
+Histories = Mapping[str, Mapping[int, float]]
+
+
+class ASHA(Settings):
+    """Asynchronous successive halving, one bracket: at every rung the best third goes on.
+
+    The stopping variant: nothing is paused, and the first trial to reach a rung always passes.
+
+    Source: Li et al. (2020), A system for massively parallel hyperparameter tuning, MLSys.
+    """
+
+    kind: Literal["asha"] = "asha"
+    reduction_factor: int = Field(3, ge=2)
+    grace: int | None = Field(None, ge=1, description="First rung; a ninth of the epochs if not given.")
+
+    def rungs(self, max_epochs: int) -> tuple[int, ...]:
+        """The epochs at which trials are compared, below `max_epochs`."""
+        return _geometric(self._first_rung(max_epochs), self.reduction_factor, max_epochs)
+
+    def build(self, max_epochs: int) -> "AsyncHyperBandScheduler":
+        """Ray's scheduler."""
+        from ray.tune.schedulers import AsyncHyperBandScheduler
+
+        return AsyncHyperBandScheduler(
+            time_attr=TIME,
+            metric=OBJECTIVE,
+            mode="min",
+            max_t=max_epochs,
+            grace_period=self._first_rung(max_epochs),
+            reduction_factor=self.reduction_factor,
+        )
+
+    def _first_rung(self, max_epochs: int) -> int:
+        return min(max_epochs, self.grace or max(1, round(max_epochs / self.reduction_factor**2)))
+
+
+class HyperBand(Settings):
+    """Synchronous HyperBand: several brackets that trade the number of trials against their epochs.
+
+    Paused trials keep a checkpoint. A resumed search begins with empty brackets.
+
+    Source: Li et al. (2018), Hyperband, JMLR 18(185).
+    """
+
+    kind: Literal["hyperband"] = "hyperband"
+    reduction_factor: int = Field(3, ge=2)
+
+    def rungs(self, max_epochs: int) -> tuple[int, ...]:
+        """The epochs at which some bracket compares its trials, below `max_epochs`."""
+        n_brackets = round(math.log(max_epochs) / math.log(self.reduction_factor)) + 1
+        starts = {int(max_epochs * self.reduction_factor**-s) for s in range(n_brackets)} - {0}
+        rungs = {rung for start in starts for rung in _geometric(start, self.reduction_factor, max_epochs)}
+        return tuple(sorted(rungs))
+
+    def build(self, max_epochs: int) -> "HyperBandScheduler":
+        """Ray's scheduler."""
+        from ray.tune.schedulers import HyperBandScheduler
+
+        return HyperBandScheduler(
+            time_attr=TIME,
+            metric=OBJECTIVE,
+            mode="min",
+            max_t=max_epochs,
+            reduction_factor=self.reduction_factor,
+        )
+
+
+class Median(Settings):
+    """Stops a trial whose best value is worse than the median of the others' running means.
+
+    Source: Golovin et al. (2017), Google Vizier, KDD.
+    """
+
+    kind: Literal["median"] = "median"
+    grace: int | None = Field(None, ge=1, description="No trial is stopped before; a ninth of the epochs if not given.")
+    min_trials: int = Field(3, ge=1)
+
+    def rungs(self, max_epochs: int) -> tuple[int, ...]:
+        """The epochs at which trials are compared: every ninth of the whole after the grace."""
+        first = self._first_rung(max_epochs)
+        return tuple(range(first, max_epochs, max(1, round(max_epochs / 9))))
+
+    def build(self, max_epochs: int) -> "MedianStoppingRule":
+        """Ray's scheduler."""
+        from ray.tune.schedulers import MedianStoppingRule
+
+        return MedianStoppingRule(
+            time_attr=TIME,
+            metric=OBJECTIVE,
+            mode="min",
+            grace_period=self._first_rung(max_epochs),
+            min_samples_required=self.min_trials,
+            # Anything finite pauses trials while there are too few to compare.
+            min_time_slice=math.inf,  # type: ignore[arg-type]
+        )
+
+    def _first_rung(self, max_epochs: int) -> int:
+        return min(max_epochs, self.grace or max(1, round(max_epochs / 9)))
+
+
+class NoScheduler(Settings):
+    """Lets every trial run to its end."""
+
+    kind: Literal["none"] = "none"
+
+    def rungs(self, max_epochs: int) -> tuple[int, ...]:  # noqa: ARG002
+        """There are none."""
+        return ()
+
+    def build(self, max_epochs: int) -> "FIFOScheduler":  # noqa: ARG002
+        """Ray's scheduler."""
+        from ray.tune.schedulers import FIFOScheduler
+
+        return FIFOScheduler()  # type: ignore[no-untyped-call]
+
+
+Scheduler = Annotated[ASHA | HyperBand | Median | NoScheduler, Field(discriminator="kind")]
+SCHEDULERS: tuple[str, ...] = ("asha", "hyperband", "median", "none")
+
+
+def report_epochs(rungs: tuple[int, ...], max_epochs: int, n_reports: int = 20) -> tuple[int, ...]:
+    """The epochs at which a trial reports: all rungs, some twenty evenly spaced ones, the last."""
+    even = {math.ceil(max_epochs * i / n_reports) for i in range(1, n_reports + 1)}
+    return tuple(sorted(even | set(rungs) | {1, max_epochs}))
+
+
+def seed_rungs(scheduler: "TrialScheduler", histories: Histories) -> None:
+    """Tell Ray's scheduler what trials reported before it existed.
+
+    ASHA and the median rule remember; the others have no use for it.
+    """
+    from ray.tune.schedulers import AsyncHyperBandScheduler, MedianStoppingRule
+
+    if isinstance(scheduler, AsyncHyperBandScheduler):
+        _seed_asha(scheduler, histories)
+    elif isinstance(scheduler, MedianStoppingRule):
+        for name, history in histories.items():
+            reports = [{TIME: epoch, OBJECTIVE: value} for epoch, value in sorted(history.items())]
+            scheduler._results[name].extend(reports)
+
+
+def _seed_asha(scheduler: "AsyncHyperBandScheduler", histories: Histories) -> None:
+    for bracket in scheduler._brackets:
+        for milestone, recorded in bracket._rungs:
+            rung = int(milestone)
+            recorded.update({name: -history[rung] for name, history in histories.items() if rung in history})
+
+
+def _geometric(first: int, factor: int, below: int) -> tuple[int, ...]:
+    rungs = []
+    rung = first
+    while rung < below:
+        rungs.append(rung)
+        rung *= factor
+    return tuple(rungs)

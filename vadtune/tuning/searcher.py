@@ -1,0 +1,228 @@
+"""Ray Tune's three doors, all leading to the ledger: what to run, whether to go on, what happened.
+
+`Proposals` asks, `Governor` lets a scheduler decide and pauses trials when the search is to stop, `Events` records.
+Ray's own OptunaSearch records a pruned trial as complete, never the value it was stopped at, and forgets failures.
+"""
+
+import threading
+from pathlib import Path
+from typing import Any, Protocol
+
+from ray.tune import Callback
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import TrialScheduler
+from ray.tune.search import Searcher
+from ray.tune.stopper import Stopper
+
+from vadtune.tuning.ledger import Ledger
+from vadtune.tuning.schedulers import seed_rungs
+from vadtune.tuning.storage import Storage
+
+
+class Proposals(Searcher):
+    """Hands out trials of the ledger while there is room.
+
+    Args:
+        ledger: The study.
+        concurrent: How many trials may be active.
+        stopping: Set when nothing new is to begin.
+    """
+
+    def __init__(self, ledger: Ledger, concurrent: int, stopping: threading.Event) -> None:
+        super().__init__()
+        self.ledger, self.concurrent, self.stopping = ledger, concurrent, stopping
+
+    def set_search_properties(self, *_: Any, **__: Any) -> bool:
+        """Ray's own space is not used."""
+        return True
+
+    def suggest(self, trial_id: str) -> Any:
+        """The config of Ray's next trial: None for not now, FINISHED for no more."""
+        if self.stopping.is_set() or self.ledger.is_exhausted():
+            return Searcher.FINISHED
+        if self.ledger.n_active >= self.concurrent:
+            return None
+        task = self.ledger.ask(trial_id)
+        return {"number": task.number, "trial": task.config, "checkpoint": task.checkpoint}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:  # noqa: ARG002, FBT001, FBT002
+        """A trial ended without an error; errors come with their reason by the governor."""
+        if not error and trial_id in self.ledger.live:
+            self.ledger.end(trial_id)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing to save: the study is on disk."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing to restore."""
+
+
+class Governor(TrialScheduler):
+    """A scheduler whose decisions count until the search is to stop; from then on trials are saved and paused.
+
+    Args:
+        inner: What decides.
+        ledger: The study.
+        concurrent: How many trials may be active.
+        stopping: Set when the search is to stop.
+    """
+
+    def __init__(self, inner: TrialScheduler, ledger: Ledger, concurrent: int, stopping: threading.Event) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.inner, self.ledger, self.concurrent, self.stopping = inner, ledger, concurrent, stopping
+        self.reported = ledger.histories()
+        seed_rungs(inner, self.reported)
+
+    @property
+    def supports_buffered_results(self) -> bool:
+        """Whatever the scheduler says."""
+        return bool(self.inner.supports_buffered_results)
+
+    def set_search_properties(self, *_: Any, **__: Any) -> bool:
+        """The scheduler knows its metric."""
+        return True
+
+    def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
+        """A trial begins, or begins again; the rungs behind an interrupted one count as passed."""
+        self.inner.on_trial_add(tune_controller, trial)
+        live = self.ledger.live.get(trial.trial_id)
+        if live is not None:
+            passed = {epoch: value for epoch, value in live.values.items() if epoch <= live.epoch}
+            seed_rungs(self.inner, {trial.trial_id: passed})
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        """Go on, pause or stop."""
+        decision = self.inner.on_trial_result(tune_controller, trial, result)
+        if self.stopping.is_set() and decision == TrialScheduler.CONTINUE:
+            decision = TrialScheduler.PAUSE
+        if decision == TrialScheduler.PAUSE:
+            live = self.ledger.live[trial.trial_id]
+            live.is_paused = live.is_saving = True
+        return decision
+
+    def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
+        """A trial ended; a diverged one is no measure for the others."""
+        if "failure" in result:
+            self.inner.on_trial_error(tune_controller, trial)
+        else:
+            self.inner.on_trial_complete(tune_controller, trial, result)
+
+    def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
+        """A trial broke, to be tried again or for good."""
+        self.inner.on_trial_error(tune_controller, trial)
+
+    def on_trial_remove(self, tune_controller: Any, trial: Trial) -> None:
+        """A trial that did not run is dropped."""
+        self.inner.on_trial_remove(tune_controller, trial)
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
+        """The next to run: nothing while stopping, and paused ones only while there is room."""
+        if self.stopping.is_set():
+            return None
+        trial = self.inner.choose_trial_to_run(tune_controller)
+        if trial is not None and trial.status == Trial.PAUSED and self.ledger.n_active >= self.concurrent:
+            return None
+        return trial
+
+    def debug_string(self) -> str:
+        """Whatever the scheduler says."""
+        return self.inner.debug_string()
+
+
+class Session(Protocol):
+    """Whoever runs the search; see `runner`."""
+
+    def tick(self) -> None:
+        """Called ten times a second and more."""
+        ...
+
+    def is_over(self) -> bool:
+        """Whether everything is to be stopped now."""
+        ...
+
+    def disk_is_full(self) -> None:
+        """A checkpoint could not be written for lack of space."""
+        ...
+
+
+class Events(Callback):
+    """Records every report, checkpoint and failure."""
+
+    def __init__(self, ledger: Ledger, storage: Storage, session: Session) -> None:
+        self.ledger, self.storage, self.session = ledger, storage, session
+
+    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:  # noqa: ARG002
+        """Ray's loop went round once."""
+        self.session.tick()
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:  # noqa: ARG002
+        """A trial runs, for the first time or again."""
+        live = self.ledger.live.get(trial.trial_id)
+        if live is not None:
+            live.is_started, live.is_paused = True, False
+
+    def on_trial_result(
+        self,
+        iteration: int,  # noqa: ARG002
+        trials: list[Trial],  # noqa: ARG002
+        trial: Trial,
+        result: dict[str, Any],
+        **info: Any,  # noqa: ARG002
+    ) -> None:
+        """Every report comes here, the one that stops a trial included; Ray saves if the result asks for it."""
+        if trial.trial_id in self.ledger.live:
+            self.ledger.report(trial.trial_id, result)
+            result["should_checkpoint"] = self.ledger.wants_checkpoint(result)
+
+    def on_checkpoint(self, iteration: int, trials: list[Trial], trial: Trial, checkpoint: Any, **info: Any) -> None:  # noqa: ARG002
+        """A trial was saved."""
+        if trial.trial_id in self.ledger.live:
+            self.ledger.saved(trial.trial_id, self.storage.relative(checkpoint.path))
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:  # noqa: ARG002
+        """A trial broke for good."""
+        if trial.trial_id not in self.ledger.live:
+            return
+        text = _error_text(trial)
+        if "No space left on device" in text:
+            self.ledger.forget(trial.trial_id)
+            self.session.disk_is_full()
+        else:
+            self.ledger.end(trial.trial_id, failure=reason(text))
+
+
+class End(Stopper):
+    """Ends Ray's experiment once the session is over."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:  # noqa: ARG002
+        """No trial is stopped here."""
+        return False
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Ray pickles it into a state that nobody restores."""
+        return {}
+
+    def stop_all(self) -> bool:
+        """Whether to stop now."""
+        return self.session.is_over()
+
+
+def reason(text: str) -> str:
+    """The reason of a failure in one line, from Ray's text of an error."""
+    if "OutOfMemoryError" in text or "low on memory" in text:
+        return "memory: Ray ended the worker since the machine ran low on memory"
+    if "worker process has died" in text or "ActorDiedError" in text or "The actor died" in text:
+        return "the worker process died, again after each retry (killed, or out of memory)"
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1][:500] if lines else "unknown: Ray kept no text of the error"
+
+
+def _error_text(trial: Trial) -> str:
+    """The last error of a trial; Ray appends every one to a file."""
+    path = Path(trial.error_file) if trial.error_file else None
+    if path is None or not path.is_file():
+        return ""
+    return path.read_text(encoding="utf-8", errors="replace").rpartition("Failure # ")[2]
