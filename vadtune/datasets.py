@@ -18,6 +18,7 @@ examples:
   python -m vadtune.datasets fetch mnist                   # all 70,000 digits, into data/mnist/
   python -m vadtune.datasets fetch kin8nm --data-dir data  # any table of openml.org
   python -m vadtune.datasets make synthetic -o blobs.csv --rows 500 --features 8 --clusters 3 --seed 1
+  python -m vadtune.datasets make sfm --reference data --missing-rate 0.3   # data/sfm/sfm_0.3.h5
 """
 
 
@@ -49,13 +50,13 @@ def main(arguments: Sequence[str] | None = None, *, download: "Download | None" 
 
 
 def _list(data_dir: Path) -> None:
-    from vadtune.data.datasets import NAMES, describe, fetched_file
+    from vadtune.data.datasets import NAMES, describe, stored_file
 
-    fetched = {folder.name for folder in data_dir.glob("*") if fetched_file(folder.name, data_dir)}
+    fetched = {folder.name for folder in data_dir.glob("*") if stored_file(folder.name, data_dir)}
     for name in NAMES:
         sys.stdout.write(f"{name:<15} {describe(name)}\n")
     for name in sorted(fetched - set(NAMES)):
-        sys.stdout.write(f"{name:<15} In {fetched_file(name, data_dir)}.\n")
+        sys.stdout.write(f"{name:<15} In {stored_file(name, data_dir)}.\n")
 
 
 def _fetch(name: str, data_dir: Path, download: "Download | None") -> None:
@@ -68,21 +69,45 @@ def _fetch(name: str, data_dir: Path, download: "Download | None") -> None:
 
 
 def _make(options: argparse.Namespace) -> None:
-    from vadtune.data.datasets import Synthetic, synthetic
     from vadtune.data.tables import write_table
+
+    table = _table_to_write(options)
+    if options.output:
+        write_table(table, options.output)
+        _tell(table, options.output)
+    else:
+        _tell(table, _write_reference(table, options))
+
+
+def _table_to_write(options: argparse.Namespace) -> "Table":
+    """A made dataset from the flags, or any other by its name."""
+    from vadtune.data.datasets import REMADE, generate, load
+    from vadtune.data.synthetic import GENERATORS
+    from vadtune.errors import ConfigError
+
+    flags = {"n_rows": "rows", "n_features": "features", "n_clusters": "clusters", "n_landmarks": "landmarks"}
+    given = {key: getattr(options, flag) for key, flag in flags.items() if getattr(options, flag) is not None}
+    name = REMADE.get(options.name, options.name)
+    if name in GENERATORS:
+        return generate(name, given | {"seed": options.seed}, options.name)
+    if given:
+        raise ConfigError(f"{options.name} has its size already; --rows and the like are for {', '.join(GENERATORS)}.")
+    return load(options.name, data_dir=options.data_dir)
+
+
+def _write_reference(table: "Table", options: argparse.Namespace) -> Path:
+    """Write the layouts of the VAD paper's code: complete, or masked at a rate."""
+    from vadtune.data.reference import write_clean, write_masked
+    from vadtune.data.splits import DataConfig
     from vadtune.settings import parse
 
-    asked = {
-        "n_rows": options.rows,
-        "n_features": options.features,
-        "n_clusters": options.clusters,
-        "latent_dim": options.latents,
-        "seed": options.seed,
-    }
-    config: Synthetic = parse(Synthetic, {key: value for key, value in asked.items() if value is not None}, "flags")
-    table = synthetic(**dict(config))
-    write_table(table, options.output)
-    _tell(table, options.output)
+    kind = options.mechanism or ("landmark" if table.is_landmarks else "mcar")
+    flags = {"dataset": options.name, "mechanism": {"kind": kind}, "seed": options.seed}
+    rate = {} if options.missing_rate is None else {"missing_rate": options.missing_rate}
+    config: DataConfig = parse(DataConfig, flags | rate, "flags")
+    # `synthetic:seed=1` is a dataset but not a name for a folder.
+    name = options.name.partition(":")[0]
+    return (write_masked if rate else write_clean)(table, name, options.reference, config)
 
 
 def _tell(table: "Table", path: Path) -> None:
@@ -101,20 +126,25 @@ def _parser() -> argparse.ArgumentParser:
     show = commands.add_parser("list", help="names that every command takes, and what lies in the data folder")
     bring = commands.add_parser("fetch", help="bring complete MNIST, Fashion-MNIST or a table of OpenML")
     bring.add_argument("name", metavar="NAME", help="mnist, fashion_mnist or a name on openml.org")
-    for command in (show, bring):
+    make = commands.add_parser("make", help="write a synthetic dataset, or the files of the VAD paper's code")
+    for command in (show, bring, make):
         command.add_argument("--data-dir", type=Path, default=Path("data"), metavar="DIR", help="default: data")
-    _add_make(commands.add_parser("make", help="write a synthetic dataset to a file"))
+    _add_make(make)
     return parser
 
 
 def _add_make(make: argparse.ArgumentParser) -> None:
-    make.add_argument("name", choices=["synthetic"], help="a mixture of Gaussians through a random decoder")
-    make.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help=".csv, .parquet, .npz, .h5 …")
+    make.add_argument("name", metavar="NAME", help="synthetic, landmarks, artificial, sfm or any other dataset")
+    target = make.add_mutually_exclusive_group(required=True)
+    target.add_argument("-o", "--output", type=Path, metavar="FILE", help=".csv, .parquet, .npz, .h5 and others")
+    target.add_argument("--reference", type=Path, metavar="DIR", help="write DIR/NAME/NAME[_RATE].h5 instead")
     make.add_argument("--rows", type=int, metavar="N")
-    make.add_argument("--features", type=int, metavar="N")
-    make.add_argument("--clusters", type=int, metavar="K")
-    make.add_argument("--latents", type=int, metavar="N")
-    make.add_argument("--seed", type=int, metavar="N")
+    make.add_argument("--features", type=int, metavar="N", help="columns of synthetic")
+    make.add_argument("--clusters", type=int, metavar="K", help="Gaussians of synthetic")
+    make.add_argument("--landmarks", type=int, metavar="N", help="points of landmarks; each has two columns")
+    make.add_argument("--missing-rate", type=float, metavar="R", help="with --reference: hide this share of the cells")
+    make.add_argument("--mechanism", metavar="M", help="with --missing-rate; default: mcar, for landmarks landmark")
+    make.add_argument("--seed", type=int, default=0, metavar="N")
 
 
 if __name__ == "__main__":

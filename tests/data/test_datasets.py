@@ -6,11 +6,12 @@ import struct
 import numpy as np
 import pytest
 
-from vadtune.data.datasets import NAMES, load, read_idx, synthetic
+from vadtune.data.datasets import NAMES, load, read_idx
 from vadtune.data.make_digits import make_digits
+from vadtune.data.synthetic import landmarks, synthetic
 from vadtune.errors import ConfigError, DataError
 
-OFFLINE = ["mnist", "digits", "breast_cancer", "wine", "diabetes", "synthetic"]
+OFFLINE = ["mnist", "digits", "breast_cancer", "wine", "diabetes", "synthetic", "landmarks"]
 
 
 def idx(array: np.ndarray) -> bytes:
@@ -123,15 +124,36 @@ def test_synthetic_columns_depend_on_each_other_and_not_linearly():
     assert variances[4:].sum() > 1e-3  # but four straight lines are not enough
 
 
+def test_landmarks_are_a_deformed_shape_seen_through_a_camera():
+    rigid = landmarks(n_rows=300, n_landmarks=10, n_modes=0).values.reshape(300, 10, 2)
+    bending = landmarks(n_rows=300, n_landmarks=10, n_modes=4).values.reshape(300, 10, 2)
+    # Of a rigid shape, all views together span few dimensions (a camera far away would give four: three axes, a shift).
+    shares = [np.linalg.svd(x.reshape(300, -1), compute_uv=False)[[3, 8]] for x in (rigid, bending)]
+    assert shares[0][1] / shares[0][0] < 0.5 * shares[1][1] / shares[1][0]
+    assert np.abs(bending).max() < 5
+    assert landmarks(300, 10).is_landmarks
+    assert not synthetic(300).is_landmarks
+
+
+def test_landmarks_take_settings_after_a_colon(tmp_path):
+    table = load("landmarks:n_rows=20,n_landmarks=5,seed=1", data_dir=tmp_path)
+    assert [column.name for column in table.columns[:4]] == ["x0", "y0", "x1", "y1"]
+    assert table.values.shape == (20, 10)
+
+
 @pytest.mark.parametrize(
     ("dataset", "error", "words"),
     [
         ("mnst", DataError, r"mnst is neither a dataset nor a file. Did you mean mnist\?"),
-        ("data", DataError, "Known are: breast_cancer"),
+        ("qqq", DataError, "Known are: artificial, breast_cancer"),
         ("nothere.csv", DataError, "nothere.csv: no such file"),
         ("wine:seed=3", DataError, "wine takes no settings"),
         ("synthetic:n_row=3", ConfigError, "Did you mean n_rows"),
         ("synthetic:n_rows=-3", ConfigError, "synthetic:n_rows=-3: n_rows is -3"),
+        ("landmarks:n_features=3", ConfigError, "n_features is not a setting"),
+        ("mosi", DataError, "there is no .*mosi.h5. It is not ours to give away"),
+        ("sfm", DataError, "make sfm --reference"),
+        ("mosei_0.3", DataError, "make mosei --missing-rate 0.3 --reference"),
         ("synthetic:n_rows", ConfigError, "expected PATH=VALUE"),
     ],
 )

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from vadtune.data.datasets import NAMES, load
+from vadtune.data.splits import DataConfig, split
 from vadtune.data.tables import read_table
 from vadtune.datasets import main
 
@@ -94,6 +95,44 @@ def test_make_refuses_sizes_and_suffixes_that_make_no_sense(tmp_path, capsys):
     assert "n_rows is 0" in capsys.readouterr().err
     assert main(["make", "synthetic", "-o", str(tmp_path / "x.txt")]) == 2
     assert "suffix" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "file"),
+    [
+        ("artificial", ["--rows", "60"], "artificial/artificial.h5"),
+        ("artificial", ["--rows", "60", "--missing-rate", "0.3"], "artificial/artificial_0.3.h5"),
+        ("sfm", ["--rows", "60", "--landmarks", "7"], "sfm/sfm.h5"),
+        ("sfm", ["--rows", "60", "--landmarks", "7", "--missing-rate", "0.2"], "sfm/sfm_0.2.h5"),
+        ("wine", ["--missing-rate", "0.5", "--mechanism", "mar"], "wine/wine_0.5.h5"),
+        ("digits", [], "digits/digits.h5"),
+    ],
+)
+def test_made_reference_files_are_datasets(tmp_path, capsys, name, flags, file):
+    assert main(["make", name, "--reference", str(tmp_path), *flags]) == 0
+    assert capsys.readouterr().out.startswith(f"{tmp_path / file}: ")
+    stem = file.split("/")[1].removesuffix(".h5")
+    table = load(stem, data_dir=tmp_path) if name in {"artificial", "sfm"} else read_table(tmp_path / file)
+    assert table.name == stem
+    splits = split(table, DataConfig(dataset=stem))
+    assert sum(len(rows) for rows in splits.indices) == table.n_rows
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["wine", "--rows", "5", "-o", "x.csv"], "wine has its size already"),
+        (["mosi", "--reference", "x"], "It is not ours to give away"),
+        (["sfm", "--features", "5", "--reference", "x"], "n_features is not a setting"),
+        (["sfm", "--missing-rate", "1.5", "--reference", "x"], "missing_rate is 1.5"),
+        (["sfm", "--missing-rate", "0.5", "--mechanism", "mcr", "--reference", "x"], "Did you mean mcar"),
+    ],
+)
+def test_make_says_in_one_line_what_it_cannot_make(tmp_path, monkeypatch, capsys, flags, words):
+    monkeypatch.chdir(tmp_path)
+    assert main(["make", *flags]) == 2
+    assert words in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_list_names_every_dataset(tmp_path, capsys):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vadtune.data.masks import MECHANISMS, Block, Mar, Mcar, Mechanism, Mnar, mar, mnar
+from vadtune.data.masks import MECHANISMS, Block, Landmark, Mar, Mcar, Mechanism, Mnar, mar, mnar
 from vadtune.data.splits import DataConfig
 from vadtune.errors import ConfigError
 from vadtune.settings import parse
@@ -30,7 +30,7 @@ def holey_table(n_rows: int = 3000, n_features: int = 20) -> np.ndarray:
 
 
 def test_the_names_are_those_of_the_union():
-    assert {"mcar", "mar", "mnar", "block"} <= set(MECHANISMS)
+    assert MECHANISMS == ("mcar", "mar", "mnar", "block", "landmark")
     with pytest.raises(ConfigError, match=r"mechanism.kind is 'mca'. Did you mean mcar\?"):
         parse(DataConfig, {"dataset": "wine", "mechanism": {"kind": "mca"}}, "flags")
 
@@ -169,6 +169,19 @@ def test_block_hides_a_run_of_the_known_columns_of_a_table():
         run = np.flatnonzero(mask[~np.isnan(row)])
         assert (np.diff(run) == 1).all()
         assert abs(run.size - 0.4 * (~np.isnan(row)).sum()) < 1
+
+
+def test_landmark_hides_both_coordinates_or_none():
+    x = np.zeros((3000, 8))
+    x[:, 0] = np.nan
+    mask = Landmark().target_mask(x, 0.4, np.random.default_rng(0))
+    assert np.array_equal(mask[:, 2::2], mask[:, 3::2])
+    assert mask[:, 1:].mean() == pytest.approx(0.4, abs=0.02)
+
+
+def test_landmark_refuses_a_column_without_its_pair():
+    with pytest.raises(ConfigError, match="hides pairs of columns, and this table has 3"):
+        Landmark().target_mask(np.zeros((5, 3)), 0.4, np.random.default_rng(0))
 
 
 def test_mcar_hides_each_cell_at_the_rate():

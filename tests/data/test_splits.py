@@ -1,6 +1,7 @@
 """What a model may see of a table, and what it must not."""
 
 import json
+from dataclasses import replace
 
 import hypothesis.extra.numpy as hnp
 import numpy as np
@@ -9,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vadtune.data.datasets import load
-from vadtune.data.masks import Block, Mar, Mcar, Mnar
+from vadtune.data.masks import Block, Landmark, Mar, Mcar, Mnar
 from vadtune.data.splits import DataConfig, Scaler, split
-from vadtune.data.tables import Column, Table
+from vadtune.data.tables import Column, GivenSplit, Table
 from vadtune.errors import ConfigError, DataError
 from vadtune.settings import parse
 
@@ -143,6 +144,47 @@ def test_a_scaler_survives_json():
     again = Scaler.from_dict(json.loads(json.dumps(scaler.to_dict())))
     assert np.array_equal(scaler.center, again.center)
     assert np.array_equal(scaler.scale, again.scale)
+
+
+def test_landmarks_share_one_scale_and_one_center_for_each_axis():
+    table = load("landmarks:n_rows=200,n_landmarks=9")
+    splits = split(table, DataConfig(dataset="landmarks", mechanism=Landmark()))
+    assert np.unique(splits.scaler.scale).size == 1
+    assert np.unique(splits.scaler.center[::2]).size == np.unique(splits.scaler.center[1::2]).size == 1
+    points = splits.train.rows.x.reshape(-1, 2)
+    assert np.nanmean(points, axis=0) == pytest.approx([0, 0], abs=1e-5)
+    assert np.nanmean(points**2) == pytest.approx(1, abs=1e-5)
+
+
+def given_table(hidden: bool) -> Table:
+    table = some_table()
+    cells = np.zeros(table.values.shape, dtype=bool)
+    cells[150:] = np.random.default_rng(0).random((50, 6)) < 0.4
+    cells &= ~np.isnan(table.values)
+    given = GivenSplit(np.arange(150), np.empty(0, int), np.arange(150, 200), cells if hidden else None)
+    return replace(table, given=given)
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+def test_a_split_that_comes_with_the_data_is_kept(hidden):
+    table = given_table(hidden)
+    splits = split(table, DataConfig(dataset="t"))
+    train, validation, test = splits.indices
+    assert np.array_equal(test, np.arange(150, 200))
+    assert np.array_equal(np.union1d(train, validation), np.arange(150))
+    assert validation.size == 20
+    if hidden:
+        assert np.array_equal(~np.isnan(splits.test.truth), table.given.hidden[150:])
+        assert np.isnan(splits.train.truth).all()
+    assert not np.isnan(splits.validation.truth).all()
+
+
+def test_max_rows_takes_the_same_share_of_a_given_split():
+    splits = split(given_table(hidden=True), DataConfig(dataset="t", max_rows=40))
+    assert [len(rows) for rows in splits.indices] == [26, 4, 10]
+    assert (splits.indices[2] >= 150).all()
+    truth = given_table(hidden=True).given.hidden[splits.indices[2]]
+    assert np.array_equal(~np.isnan(splits.test.truth), truth)
 
 
 def test_column_range_turns_errors_into_min_max_units():

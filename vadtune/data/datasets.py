@@ -10,48 +10,41 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
 
 from vadtune.data.files import FORMATS, read_npz, suffix
+from vadtune.data.reference import reference_name
+from vadtune.data.synthetic import GENERATORS, Landmarks, Synthetic
 from vadtune.data.tables import Column, IntArray, Table, from_arrays, image_table, read_table
 from vadtune.errors import DataError
-from vadtune.settings import Settings, nearest, parse, parse_assignments
+from vadtune.settings import nearest, parse, parse_assignments
 
 DIGITS = Path(__file__).with_name("digits.npz")
-
-
-class Synthetic(Settings):
-    """A mixture of Gaussians seen through a random non-linear decoder."""
-
-    n_rows: int = Field(2000, ge=1)
-    n_features: int = Field(16, ge=1)
-    n_clusters: int = Field(2, ge=1)
-    latent_dim: int = Field(4, ge=1)
-    seed: int = Field(0, ge=0)
 
 
 def load(dataset: str, *, data_dir: Path = Path("data")) -> Table:
     """Load a dataset by its name (`NAMES`) or the path of a file of numbers (see `read_table`).
 
     Args:
-        dataset: A name; `synthetic` takes settings after a colon: `synthetic:n_rows=500,seed=3`.
+        dataset: A name; `synthetic` and `landmarks` take settings after a colon: `synthetic:n_rows=500,seed=3`. A
+            name and a rate, `mosi_0.3`, is a masked file of the VAD paper's code.
         data_dir: Folder of the datasets that are not part of vadtune, each in a folder of its own name.
 
     Raises:
         DataError: Neither a name nor a file, or a file that cannot be used.
-        ConfigError: A setting of `synthetic` that is not one.
+        ConfigError: A setting of `synthetic` or `landmarks` that is not one.
     """
     name, colon, arguments = dataset.partition(":")
-    if name == "synthetic":
-        config: Synthetic = parse(Synthetic, parse_assignments(filter(None, arguments.split(","))), dataset)
-        return synthetic(**dict(config), name=dataset)
-    if dataset in _LOADERS:
-        return _LOADERS[dataset](data_dir)
+    if name in GENERATORS:
+        return generate(name, parse_assignments(filter(None, arguments.split(","))), dataset)
     if colon and name in NAMES:
         raise DataError(f"{dataset}: {name} takes no settings after a colon.")
-    fetched = fetched_file(name, data_dir) if not colon else None
-    if fetched:
-        return replace(read_table(fetched), name=name)
+    if dataset in _LOADERS:
+        return _LOADERS[dataset](data_dir)
+    stored = stored_file(dataset, data_dir)
+    if stored:
+        return replace(read_table(stored), name=dataset)
+    if reference_name(dataset) in NAMES:
+        raise DataError(_where_it_comes_from(dataset, data_dir))
     path = Path(os.path.expanduser(dataset))  # noqa: PTH111  (pathlib's raises for a user that is not there)
     if suffix(path) or path.exists():
         return read_table(path)
@@ -61,45 +54,41 @@ def load(dataset: str, *, data_dir: Path = Path("data")) -> Table:
     )
 
 
-def fetched_file(name: str, data_dir: Path) -> Path | None:
-    """The file of a dataset that was put into the data folder, `NAME/NAME.*`; None if there is none."""
+def generate(name: str, values: dict[str, Any], source: str) -> Table:
+    """Make one of `GENERATORS` of plain settings; `source` is how the user named it.
+
+    Raises:
+        ConfigError: A setting that is not one.
+    """
+    config: Synthetic | Landmarks = parse(GENERATORS[name], values, source)
+    return config.build(source)
+
+
+def stored_file(name: str, data_dir: Path) -> Path | None:
+    """The file of a dataset in the data folder, `NAME/NAME.*` or `NAME/NAME_RATE.h5`; None if there is none."""
     if Path(name).name != name:
         return None
-    candidates = [data_dir / name / f"{name}{known}" for known in FORMATS]
-    return next((path for path in candidates if path.is_file()), None)
+    files = [data_dir / folder / f"{name}{known}" for folder in (name, reference_name(name)) for known in FORMATS]
+    return next((path for path in files if path.is_file()), None)
 
 
 def describe(name: str) -> str:
     """One sentence on a dataset of `NAMES`."""
-    text = synthetic.__doc__ if name == "synthetic" else _LOADERS[name].__doc__
+    if name in PAPER:
+        return PAPER[name]
+    text = GENERATORS[name].__doc__ if name in GENERATORS else _LOADERS[name].__doc__
     return (text or "").splitlines()[0]
 
 
-def synthetic(
-    n_rows: int = 2000,
-    n_features: int = 16,
-    n_clusters: int = 2,
-    latent_dim: int = 4,
-    seed: int = 0,
-    *,
-    name: str = "synthetic",
-) -> Table:
-    """A mixture of `n_clusters` Gaussians in `latent_dim` dimensions through a random two-layer tanh decoder.
-
-    Labels are the clusters. Cells have a standard deviation of about 1 and noise of 0.01.
-
-    Source: the synthetic data of Zadeh et al. (2019), arXiv:1903.00840, section 4.
-    """
-    rng = np.random.default_rng(seed)
-    labels = rng.integers(n_clusters, size=n_rows)
-    means = 2 * rng.standard_normal((n_clusters, latent_dim))
-    spreads = rng.standard_normal((n_clusters, latent_dim, latent_dim)) / np.sqrt(latent_dim)
-    z = means[labels] + np.einsum("nij,nj->ni", spreads[labels], rng.standard_normal((n_rows, latent_dim)))
-    hidden = np.tanh(z @ rng.standard_normal((latent_dim, 32)) / np.sqrt(latent_dim) + 0.5 * rng.standard_normal(32))
-    x = np.tanh(hidden @ rng.standard_normal((32, 32)) / 4) @ rng.standard_normal((32, n_features)) / 4
-    values = x + 0.01 * rng.standard_normal(x.shape)
-    source = f"mixture of {n_clusters} Gaussians through a random decoder, seed {seed}"
-    return Table(name, source, values, _numeric_columns([f"x{j}" for j in range(n_features)]), labels=labels)
+def _where_it_comes_from(dataset: str, data_dir: Path) -> str:
+    name = reference_name(dataset)
+    missing = f"{dataset}: there is no {data_dir / name / dataset}.h5."
+    if dataset != name:
+        rate = dataset.rpartition("_")[2]
+        return f"{missing} Make it: python -m vadtune.datasets make {name} --missing-rate {rate} --reference {data_dir}"
+    if name in REMADE:
+        return f"{missing} Put it there, or make one: python -m vadtune.datasets make {name} --reference {data_dir}"
+    return f"{missing} It is not ours to give away: put the file of the VAD paper's code there."
 
 
 def _mnist(data_dir: Path) -> Table:
@@ -127,7 +116,10 @@ def _fashion_mnist(data_dir: Path) -> Table:
 
 
 def _complete_images(name: str, folder: Path) -> Table | None:
-    """The complete dataset of a folder: `NAME.npz`, or the IDX files of its authors, packed by gzip or not."""
+    """The complete dataset of a folder: `NAME.h5` (VAD paper), `NAME.npz`, or the IDX files of its authors."""
+    layout = folder / f"{name}.h5"
+    if layout.is_file():
+        return replace(read_table(layout), name=name)
     archive = folder / f"{name}.npz"
     if archive.is_file():
         return _from_npz(read_npz(archive), name, archive)
@@ -238,4 +230,12 @@ _LOADERS: dict[str, Callable[[Path], Table]] = {
     "wine": _wine,
     "diabetes": _diabetes,
 }
-NAMES: tuple[str, ...] = (*_LOADERS, "synthetic")
+# Datasets of the VAD paper's code, from its files; the last two can be made again after its description.
+PAPER = {
+    "mosi": "Language, voice and face features of opinion videos, from data/mosi/mosi.h5 of the VAD paper's code.",
+    "mosei": "The same of many more videos, from data/mosei/mosei.h5 of the VAD paper's code.",
+    "artificial": "Synthetic rows of the VAD paper's code, from data/artificial/artificial.h5.",
+    "sfm": "Landmarks of faces of the VAD paper's code, from data/sfm/sfm.h5.",
+}
+REMADE = {"artificial": "synthetic", "sfm": "landmarks"}
+NAMES: tuple[str, ...] = (*_LOADERS, *GENERATORS, *PAPER)

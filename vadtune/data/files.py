@@ -182,8 +182,13 @@ def _write_npz(table: Table, path: Path) -> None:
 
 
 def _read_h5(path: Path, stem: str) -> Table:
+    from vadtune.data.reference import is_reference, read_reference
+
     with open_hdf5(path) as file:
         found = top_datasets(file)
+    if is_reference(found):
+        return read_reference(path, stem)
+    with open_hdf5(path) as file:
         known = [name for name in ("images", "values", "columns", "labels") if name in found]
         arrays = read_datasets(file, known if {"images", "values"} & set(known) else found, path)
     return from_arrays(arrays, stem, str(path))

@@ -71,7 +71,20 @@ class Block(Settings):
         return block(x, missing_rate, rng, image_shape)
 
 
-Mechanism = Annotated[Mcar | Mar | Mnar | Block, Field(discriminator="kind")]
+class Landmark(Settings):
+    """Whole landmarks: two columns that follow each other, both or none."""
+
+    kind: Literal["landmark"] = "landmark"
+
+    def target_mask(
+        self, x: FloatArray, missing_rate: float, rng: Rng, image_shape: tuple[int, int] | None = None
+    ) -> BoolArray:
+        """The known cells of `x` `(N, D)` to hide: see `landmark`."""
+        del image_shape
+        return landmark(x, missing_rate, rng)
+
+
+Mechanism = Annotated[Mcar | Mar | Mnar | Block | Landmark, Field(discriminator="kind")]
 MECHANISMS: tuple[str, ...] = tuple(kind.model_fields["kind"].default for kind in get_args(get_args(Mechanism)[0]))
 
 
@@ -186,6 +199,27 @@ def block(x: FloatArray, missing_rate: float, rng: Rng, image_shape: tuple[int, 
         order = _distance_from_a_centre(len(known), height, width, rng)
         mask[start : start + CHUNK_ROWS] = _hide_nearest(order, known, missing_rate, rng)
     return mask
+
+
+def landmark(x: FloatArray, missing_rate: float, rng: Rng) -> BoolArray:
+    """Choose landmarks to hide, independently of all values: columns 0 and 1 are the first, 2 and 3 the second.
+
+    Args:
+        x: Table of shape `(N, 2 * P)`, NaN where unknown, in any unit.
+        missing_rate: Expected share of the landmarks, and so of the known cells, to hide, in [0, 1).
+        rng: The only source of randomness: equal state, equal mask.
+
+    Raises:
+        ConfigError: `missing_rate` is outside [0, 1), or the number of columns is odd.
+
+    Source: the landmark experiment of Zadeh et al. (2019), arXiv:1903.00840.
+    """
+    _check_rate(missing_rate)
+    n_rows, n_features = x.shape
+    if n_features % 2:
+        raise ConfigError(f"landmark hides pairs of columns, and this table has {n_features}. Take another mechanism.")
+    hidden = rng.random((n_rows, n_features // 2), dtype=np.float32) < np.float32(missing_rate)
+    return hidden.repeat(2, axis=1) & ~np.isnan(x)
 
 
 def _check_rate(missing_rate: float) -> None:

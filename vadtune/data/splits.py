@@ -73,6 +73,13 @@ class Scaler:
         scale = largest * np.sqrt((np.square(error / largest) / n_known).sum(0))
         return cls(center, np.where(varies & (scale > 0), scale, 1.0))
 
+    @classmethod
+    def fit_points(cls, x: FloatArray) -> "Scaler":
+        """Landmarks `(N, 2 * P)`: one center for each axis and one scale for all, so that shapes stay shapes."""
+        axes = cls.fit(x.reshape(-1, 2), "sd")
+        n_points = x.shape[1] // 2
+        return cls(np.tile(axes.center, n_points), np.full(x.shape[1], np.sqrt(np.square(axes.scale).mean())))
+
     def transform(self, x: FloatArray) -> FloatArray:
         """Original units `(N, D)` to scaled float32; NaN stays NaN."""
         # In the precision of `x`: a second copy of many images as float64 is large.
@@ -118,46 +125,88 @@ class Splits:
 def split(table: Table, config: DataConfig) -> Splits:
     """Split the rows of a table, hide cells, and scale what remains.
 
-    The mechanism meets the whole table with a generator of its own, once for each rate: so the same columns drive it
-    in all splits, and another test rate leaves the training rows as they are. A row may be left with no observed cell.
+    Rows and hidden cells are those that the table brings, if it brings any (`Table.given`); see `split_rows` and
+    `target_masks` for all others. A row may be left with no observed cell.
 
     Raises:
         DataError: Fewer than three rows, or not one cell hidden in validation or test.
         ConfigError: The mechanism cannot meet the rate.
     """
-    indices = split_rows(table.n_rows, config, table.name)
+    indices = split_rows(table, config)
     used = np.sort(np.concatenate(indices))
-    values = table.values[used] if used.size < table.n_rows else table.values
-    inside = tuple(np.searchsorted(used, part) for part in indices)
-    test_rate = config.missing_rate if config.test_missing_rate is None else config.test_missing_rate
-    train_mask = _target_mask(table, values, config, config.missing_rate)
-    test_mask = train_mask if test_rate == config.missing_rate else _target_mask(table, values, config, test_rate)
-    masks = [mask[part] for mask, part in zip((train_mask, test_mask, test_mask), inside, strict=True)]
-    parts = [values[part] for part in inside]
-    _check_something_hidden(masks, test_rate, table.name)
-    scaler = Scaler.fit(np.where(masks[0], np.nan, parts[0]), table.unit)
-    train, validation, test = (hold_out(part, mask, scaler) for part, mask in zip(parts, masks, strict=True))
-    return Splits(train, validation, test, scaler, indices, _column_range(values, scaler))
+    table = table if used.size == table.n_rows else table.take(used)
+    inside = [np.searchsorted(used, part) for part in indices]
+    masks = target_masks(table, config)
+    parts = [table.values[rows] for rows in inside]
+    hidden = [mask[rows] for mask, rows in zip((masks.train, masks.validation, masks.test), inside, strict=True)]
+    _check_something_hidden(hidden, table.name)
+    seen = np.where(hidden[0], np.nan, parts[0])
+    scaler = Scaler.fit_points(seen) if table.is_landmarks else Scaler.fit(seen, table.unit)
+    train, validation, test = (hold_out(part, mask, scaler) for part, mask in zip(parts, hidden, strict=True))
+    return Splits(train, validation, test, scaler, indices, _column_range(table.values, scaler))
 
 
-def split_rows(n_rows: int, config: DataConfig, name: str) -> tuple[IntArray, IntArray, IntArray]:
-    """Rows of train, validation and test, each ascending, of a random order that only the seed decides.
+def split_rows(table: Table, config: DataConfig) -> tuple[IntArray, IntArray, IntArray]:
+    """Rows of train, validation and test, each ascending, in a random choice that only the seed decides.
+
+    A split that the table brings is kept; validation rows that it lacks are taken from its training rows. `max_rows`
+    takes the same share of each.
 
     Raises:
-        DataError: Fewer than three rows.
+        DataError: Too few rows.
     """
-    n_used = min(n_rows, config.max_rows or n_rows)
-    n_validation = max(1, round(n_used * config.validation_share))
-    n_test = max(1, round(n_used * config.test_share))
-    n_train = n_used - n_validation - n_test
-    if n_train < 1:
-        raise DataError(
-            f"{name}: {n_used} rows are too few for {n_validation} validation and {n_test} test rows and one to train "
-            "on. Give a table with more rows, or smaller shares."
+    rng = _generator(config.seed, 0)
+    n_used = min(table.n_rows, config.max_rows or table.n_rows)
+    if table.given is None:
+        order = rng.permutation(table.n_rows)[:n_used]
+        n_test = max(1, round(n_used * config.test_share))
+        rest, test = order[: n_used - n_test], order[n_used - n_test :]
+    else:
+        used = n_used / table.n_rows
+        rest, validation, test = (
+            rng.permutation(part)[: max(min(1, part.size), round(used * part.size))]
+            for part in (table.given.train, table.given.validation, table.given.test)
         )
-    order = _generator(config.seed, 0).permutation(n_rows)[:n_used]
-    train, validation, test = np.split(order, [n_train, n_train + n_validation])
+        if validation.size:
+            return np.sort(rest), np.sort(validation), np.sort(test)
+    n_validation = max(1, round(n_used * config.validation_share))
+    if rest.size <= n_validation:
+        raise DataError(
+            f"{table.name}: {n_used} rows are too few for {n_validation} validation and {test.size} test rows and one "
+            "to train on. Give a table with more rows, or smaller shares."
+        )
+    train, validation = np.split(rest, [rest.size - n_validation])
     return np.sort(train), np.sort(validation), np.sort(test)
+
+
+@dataclass(frozen=True, eq=False)
+class Masks:
+    """Three target masks `(N, D)` of a whole table: each counts for the rows of its split."""
+
+    train: BoolArray
+    validation: BoolArray
+    test: BoolArray
+
+
+def target_masks(table: Table, config: DataConfig) -> Masks:
+    """Choose the cells to hide in each split.
+
+    The mechanism meets the whole table with a generator of its own, once for each rate: so the same columns drive it
+    in all splits, and another test rate leaves the training rows as they are. When the table brings its hidden test
+    cells, nothing more is hidden in train and test, and the mechanism chooses among the others for validation.
+
+    Raises:
+        ConfigError: The mechanism cannot meet the rate, or it is 0 for rows that are to be scored.
+    """
+    test_rate = config.missing_rate if config.test_missing_rate is None else config.test_missing_rate
+    if test_rate == 0:
+        raise ConfigError("test_missing_rate is 0: there is nothing to score. Give --test-missing-rate, such as 0.5.")
+    if table.given is not None and table.given.hidden is not None:
+        hidden = table.given.hidden
+        return Masks(np.zeros_like(hidden), _target_mask(table, config, test_rate), hidden)
+    test = _target_mask(table, config, test_rate)
+    train = test if test_rate == config.missing_rate else _target_mask(table, config, config.missing_rate)
+    return Masks(train, test, test)
 
 
 def hold_out(x: FloatArray, target_mask: BoolArray, scaler: Scaler) -> Holdout:
@@ -168,21 +217,21 @@ def hold_out(x: FloatArray, target_mask: BoolArray, scaler: Scaler) -> Holdout:
     )
 
 
-def _target_mask(table: Table, values: FloatArray, config: DataConfig, rate: float) -> BoolArray:
-    return config.mechanism.target_mask(values, rate, _generator(config.seed, 1), table.image_shape)
+def _target_mask(table: Table, config: DataConfig, missing_rate: float) -> BoolArray:
+    hidden = None if table.given is None else table.given.hidden
+    values = table.values if hidden is None else np.where(hidden, np.nan, table.values)
+    return config.mechanism.target_mask(values, missing_rate, _generator(config.seed, 1), table.image_shape)
 
 
 def _generator(seed: int, stream: int) -> np.random.Generator:
     return np.random.default_rng([seed, stream])
 
 
-def _check_something_hidden(masks: list[BoolArray], test_rate: float, name: str) -> None:
-    if test_rate == 0:
-        raise ConfigError("test_missing_rate is 0: there is nothing to score. Give --test-missing-rate, such as 0.5.")
+def _check_something_hidden(masks: list[BoolArray], name: str) -> None:
     for part, mask in zip(("validation", "test"), masks[1:], strict=True):
         if not mask.any():
             raise DataError(
-                f"{name}: not one cell is hidden in the {len(mask)} {part} rows at rate {test_rate:g}. "
+                f"{name}: not one cell is hidden in the {len(mask)} {part} rows. "
                 "Raise the rate or the share of these rows, or take another seed."
             )
 

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -36,6 +36,23 @@ class Column:
 
 
 @dataclass(frozen=True, eq=False)
+class GivenSplit:
+    """The split that came with the data: rows of a table, and the cells of test rows that are to be scored.
+
+    Attributes:
+        train: Row numbers; `validation` may be empty and is then taken from these.
+        validation: Row numbers.
+        test: Row numbers.
+        hidden: `(N, D)`, True in test cells that the file hides; None when cells are hidden by a mechanism.
+    """
+
+    train: IntArray
+    validation: IntArray
+    test: IntArray
+    hidden: BoolArray | None = None
+
+
+@dataclass(frozen=True, eq=False)
 class Table:
     """Rows of numbers, some of them unknown.
 
@@ -47,6 +64,7 @@ class Table:
         image_shape: Height and width when a row is an image.
         labels: `(N,)`, for the colours of figures only; never shown to a model.
         index: The row labels of the file, given back when the table is written.
+        given: The split that the file brings, if it brings one.
     """
 
     name: str
@@ -56,6 +74,7 @@ class Table:
     image_shape: tuple[int, int] | None = None
     labels: IntArray | None = None
     index: "pd.Index[Any] | None" = None
+    given: GivenSplit | None = None
 
     def __post_init__(self) -> None:
         assert self.values.shape[1:] == (len(self.columns),)
@@ -77,13 +96,33 @@ class Table:
         """What errors are counted in: pixels in [0, 1], or standard deviations of the training columns."""
         return "pixel" if self.image_shape else "sd"
 
+    def take(self, rows: IntArray) -> "Table":
+        """Some of the rows, ascending, without the split that came with the data; its hidden cells stay."""
+        hidden = None if self.given is None or self.given.hidden is None else self.given.hidden[rows]
+        none = np.empty(0, dtype=np.intp)
+        return replace(
+            self,
+            values=self.values[rows],
+            labels=None if self.labels is None else self.labels[rows],
+            index=None if self.index is None else self.index[rows],
+            given=None if hidden is None else GivenSplit(none, none, none, hidden),
+        )
+
+    @property
+    def is_landmarks(self) -> bool:
+        """Whether the columns are the coordinates of points in a plane: `x0, y0, x1, y1, …`."""
+        names = [column.name for column in self.columns]
+        return names == [f"{axis}{k}" for k in range(len(names) // 2) for axis in "xy"]
+
     @cached_property
     def sha256(self) -> str:
-        """Hash of shape, dtype, column names and values: equal tables, equal hash."""
+        """Hash of shape, dtype, column names, values and hidden cells: equal tables, equal hash."""
         names = [column.name for column in self.columns]
         digest = hashlib.sha256(repr((self.values.shape, self.values.dtype.str, names)).encode())
         # A NaN has many bit patterns, all of them unknown.
         digest.update(np.where(np.isnan(self.values), np.nan, self.values).tobytes())
+        if self.given is not None and self.given.hidden is not None:
+            digest.update(np.packbits(self.given.hidden).tobytes())
         return digest.hexdigest()
 
 
@@ -92,7 +131,8 @@ def read_table(path: "Path") -> Table:
 
     `.csv`, `.csv.gz`, `.parquet` and `.feather` have numeric columns with names, empty cells are unknown. `.npy` is
     one `(N, D)` array. `.npz` and `.h5` hold `values` `(N, D)` with an optional `columns` (names), or `images`
-    `(N, h, w)` (uint8, or float in [0, 1]), which are scored in pixels; both with optional `labels` `(N,)`.
+    `(N, h, w)` (uint8, or float in [0, 1]), which are scored in pixels; both with optional `labels` `(N,)`. `.h5` may
+    have one of the layouts of `vadtune.data.reference`, too.
 
     Raises:
         DataError: No such file, a suffix that is not known, or a table that is not one of numbers.
@@ -193,7 +233,7 @@ def image_table(
     """Images `(N, h, w)` of whole numbers up to `white` as a table of pixels in [0, 1]."""
     n_rows, height, width = images.shape
     values = images.reshape(n_rows, height * width).astype(np.float32) / np.float32(white)
-    return Table(name, source, values, _pixels(height, width), (height, width), labels)
+    return Table(name, source, values, pixel_columns(height, width), (height, width), labels)
 
 
 def check_names(names: list[str], source: str) -> None:
@@ -311,7 +351,7 @@ def _from_images(images: npt.NDArray[Any], labels: npt.NDArray[Any] | None, name
         raise DataError(
             f"{source}: images has pixels from {known.min():g} to {known.max():g}; expected [0, 1], or uint8."
         )
-    return Table(name, source, values, _pixels(height, width), (height, width), labels)
+    return Table(name, source, values, pixel_columns(height, width), (height, width), labels)
 
 
 def _labels(labels: npt.NDArray[Any] | None, n_rows: int, source: str) -> IntArray | None:
@@ -322,5 +362,6 @@ def _labels(labels: npt.NDArray[Any] | None, n_rows: int, source: str) -> IntArr
     return labels.astype(np.int64)
 
 
-def _pixels(height: int, width: int) -> tuple[Column, ...]:
+def pixel_columns(height: int, width: int) -> tuple[Column, ...]:
+    """`pixel_0_0, pixel_0_1, …`, row by row."""
     return tuple(Column(f"pixel_{i}_{j}", "numeric", "float32") for i in range(height) for j in range(width))
