@@ -69,14 +69,18 @@ def _fetch(name: str, data_dir: Path, download: "Download | None") -> None:
 
 
 def _make(options: argparse.Namespace) -> None:
-    from vadtune.data.tables import write_table
+    from vadtune.data.tables import read_table, write_table
+    from vadtune.errors import ConfigError
 
+    if options.output and options.missing_rate is not None:
+        raise ConfigError("--missing-rate is for --reference: every other command hides cells itself.")
+    if options.mechanism and options.missing_rate is None:
+        raise ConfigError("--mechanism says how cells are hidden: give --missing-rate, too.")
     table = _table_to_write(options)
+    path = options.output or _write_reference(table, options)
     if options.output:
-        write_table(table, options.output)
-        _tell(table, options.output)
-    else:
-        _tell(table, _write_reference(table, options))
+        write_table(table, path)
+    _tell(read_table(path), path)
 
 
 def _table_to_write(options: argparse.Namespace) -> "Table":

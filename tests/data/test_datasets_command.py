@@ -110,10 +110,11 @@ def test_make_refuses_sizes_and_suffixes_that_make_no_sense(tmp_path, capsys):
 )
 def test_made_reference_files_are_datasets(tmp_path, capsys, name, flags, file):
     assert main(["make", name, "--reference", str(tmp_path), *flags]) == 0
-    assert capsys.readouterr().out.startswith(f"{tmp_path / file}: ")
+    told = capsys.readouterr().out
     stem = file.split("/")[1].removesuffix(".h5")
     table = load(stem, data_dir=tmp_path) if name in {"artificial", "sfm"} else read_table(tmp_path / file)
     assert table.name == stem
+    assert told == f"{tmp_path / file}: {table.n_rows:,} rows x {table.n_features} columns, sha256 {table.sha256}\n"
     splits = split(table, DataConfig(dataset=stem))
     assert sum(len(rows) for rows in splits.indices) == table.n_rows
 
@@ -125,6 +126,8 @@ def test_made_reference_files_are_datasets(tmp_path, capsys, name, flags, file):
         (["mosi", "--reference", "x"], "It is not ours to give away"),
         (["sfm", "--features", "5", "--reference", "x"], "n_features is not a setting"),
         (["sfm", "--missing-rate", "1.5", "--reference", "x"], "missing_rate is 1.5"),
+        (["sfm", "--missing-rate", "0.5", "-o", "x.csv"], "--missing-rate is for --reference"),
+        (["sfm", "--mechanism", "mcar", "--reference", "x"], "give --missing-rate, too"),
         (["sfm", "--missing-rate", "0.5", "--mechanism", "mcr", "--reference", "x"], "Did you mean mcar"),
     ],
 )
