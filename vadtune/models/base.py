@@ -38,7 +38,7 @@ class Model(nn.Module, ABC):
         return loss + self.kl_weight * posterior.kl() if self.kl_weight > 0 else loss
 
     def map_loss(self, batch: Batch, mean: Float[Tensor, "N L"]) -> Float[Tensor, " N"]:
-        """What inference minimises, without constants: -log p(x | z) - kl_weight log p(z) at z = mean. Never negative."""
+        """What inference minimises, without constants: -log p(x | z) - kl_weight log p(z) at z = mean. Not negative."""
         data = reconstruction_error(self.decoder(mean), batch, self.noise.log_var())
         return data + 0.5 * self.prior_weight * mean.square().sum(-1)
 

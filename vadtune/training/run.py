@@ -169,6 +169,15 @@ class TrialRun:
                 setattr(self.warm, name, warm[name])
 
 
+def load_best_model(folder: Path, n_features: int) -> tuple[TrialConfig, Model]:
+    """The settings of a saved trial and its model at the best epoch, without its training state."""
+    state = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    config = TrialConfig.model_validate(state["config"])
+    model = config.model.build(n_features)
+    model.load_state_dict(_under("best.", load_file(folder / "run.safetensors")))
+    return config, model.eval()
+
+
 WARM_TENSORS = ("mean", "moment1", "moment2", "learning_rate")
 
 

@@ -1,0 +1,216 @@
+"""What all commands share: arguments in, messages and exit codes out. Imports nothing heavy."""
+
+import argparse
+import csv
+import io
+import json
+import os
+import re
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from vadtune.errors import VadtuneError
+
+if TYPE_CHECKING:
+    from vadtune.tuning.progress import Snapshot
+
+INTERRUPTED = 130
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose help keeps its examples' line breaks, and whose errors are one line."""
+
+    def __init__(self, command: str, description: str, examples: str) -> None:
+        super().__init__(
+            prog=f"python -m vadtune.{command}",
+            description=description,
+            epilog=f"examples:\n{examples}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """One line on stderr, exit code 2."""
+        say(f"error: {message} (see {self.prog} --help)")
+        sys.exit(VadtuneError.exit_code)
+
+
+def run(command: Callable[[list[str]], int | None]) -> NoReturn:
+    """Run a command as a program: its errors become one line on stderr and an exit code."""
+    try:
+        status = command(sys.argv[1:])
+        sys.stdout.flush()
+    except VadtuneError as error:
+        say(*(f"error: {line}" for line in str(error).splitlines()))
+        status = error.exit_code
+    except KeyboardInterrupt:
+        say("interrupted")
+        status = INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has gone, as `| head` does; there is nobody left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 0
+    sys.exit(status or 0)
+
+
+def say(*lines: str) -> None:
+    """Messages to the person at the terminal: stderr, never stdout."""
+    for line in lines:
+        sys.stderr.write(printable(line) + "\n")
+    sys.stderr.flush()
+
+
+def show(text: str) -> None:
+    """A result: stdout."""
+    sys.stdout.write(text if text.endswith("\n") else text + "\n")
+
+
+def show_json(document: object) -> None:
+    """One JSON document on stdout; numbers that are not finite become null."""
+    show(json.dumps(_finite(document), indent=2, ensure_ascii=False))
+
+
+def show_csv(rows: Iterable[Mapping[str, object]]) -> None:
+    """Rows as CSV on stdout, the columns in the order they first appear."""
+    rows = list(rows)
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    show(text.getvalue())
+
+
+def duration(text: str) -> float:
+    """Seconds of `90`, `90s`, `30m`, `2h` or `1h30m`."""
+    parts = re.findall(r"(\d+(?:\.\d+)?)([smhd]?)", text)
+    if not parts or "".join(number + unit for number, unit in parts) != text:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time such as 90s, 30m or 1h30m")
+    seconds = sum(float(number) * _UNITS[unit or "s"] for number, unit in parts)
+    if seconds <= 0:
+        raise argparse.ArgumentTypeError("a time has to be above 0")
+    return seconds
+
+
+def rate(text: str) -> float:
+    """A share in [0, 1)."""
+    value = number(text)
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not in [0, 1)")
+    return value
+
+
+def rates(text: str) -> tuple[float, ...]:
+    """Missing rates, `0.1,0.5,0.9`."""
+    return tuple(rate(part) for part in text.split(","))
+
+
+def positive(text: str) -> float:
+    """A number above 0."""
+    value = number(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return value
+
+
+def count(text: str) -> int:
+    """A whole number above 0."""
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def seed(text: str) -> int:
+    """A whole number from 0 on."""
+    if not text.isascii() or not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 on")
+    return int(text)
+
+
+def number(text: str) -> float:
+    """Any number."""
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+
+
+def clock(seconds: float) -> str:
+    """`0:45`, `12:03` or `1:02:03`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def printable(text: str) -> str:
+    """Text without control characters: names in a stranger's table must not steer a terminal."""
+    return "".join(character if character.isprintable() or character == "\t" else "?" for character in text)
+
+
+class Console:
+    """Shows the state of a search on stderr: one live line on a terminal, a plain line now and then without one."""
+
+    PLAIN_EVERY_S = 15.0
+
+    def __init__(self) -> None:
+        self.is_terminal = sys.stderr.isatty()
+        self.color = self.is_terminal and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+        self.last_plain = time.monotonic()
+        self.last_best: float | None = None
+
+    def update(self, snapshot: "Snapshot") -> None:
+        """Show the state: at once on a terminal; else when there is a new best or some seconds have passed."""
+        line = describe(snapshot)
+        if self.is_terminal:
+            width = shutil.get_terminal_size().columns - 1
+            text = line if len(line) <= width else line[: width - 1] + "…"
+            sys.stderr.write(f"\r\x1b[K\x1b[2m{text}\x1b[0m" if self.color else f"\r{text:<{width}}")
+            sys.stderr.flush()
+            return
+        now = time.monotonic()
+        if snapshot.best_value != self.last_best or now - self.last_plain >= self.PLAIN_EVERY_S:
+            self.last_plain, self.last_best = now, snapshot.best_value
+            say(line)
+
+    def clear(self) -> None:
+        """Leave the live line."""
+        if self.is_terminal:
+            width = shutil.get_terminal_size().columns - 1
+            sys.stderr.write("\r\x1b[K" if self.color else f"\r{'':<{width}}\r")
+            sys.stderr.flush()
+
+
+def describe(snapshot: "Snapshot") -> str:
+    """One line: what happens, how long, the best so far, trials by state, where the running ones are."""
+    of = f" of {clock(snapshot.time_budget_s)}" if snapshot.time_budget_s is not None else ""
+    parts = [f"{snapshot.phase} {clock(snapshot.elapsed_s)}{of}"]
+    if snapshot.best_value is not None:
+        parts.append(f"best {snapshot.best_value:.4f} (trial {snapshot.best_trial})")
+    ended = snapshot.complete + snapshot.pruned + snapshot.failed
+    trials = f"{ended}/{snapshot.n_trials}" if snapshot.n_trials is not None else f"{ended}"
+    states = {"complete": snapshot.complete, "pruned": snapshot.pruned, "failed": snapshot.failed}
+    parts.append(
+        f"{trials} trials: " + ", ".join(f"{n} {state}" for state, n in states.items() if n or state != "failed")
+    )
+    if snapshot.running:
+        running = (f"{trial.number} at epoch {trial.epoch}" for trial in snapshot.running[:4])
+        parts.append(f"{len(snapshot.running)} running ({', '.join(running)})")
+    if snapshot.n_nodes > 1:
+        parts.append(f"{snapshot.n_nodes} nodes, {snapshot.cpus_used:g}/{snapshot.cpus:g} CPUs")
+    if snapshot.eta_s is not None:
+        parts.append(f"{clock(snapshot.eta_s)} left")
+    return " · ".join(parts)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if abs(value) < float("inf") else None
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value

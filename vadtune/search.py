@@ -1,0 +1,481 @@
+"""`python -m vadtune.search`: find the best imputation model for a table with missing values."""
+
+import argparse
+import shlex
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vadtune import cli
+from vadtune.errors import ConfigError
+from vadtune.settings import Nested, merge, parse, parse_assignments, read_json
+
+if TYPE_CHECKING:
+    from vadtune.tuning.conclude import Problem, Winner
+    from vadtune.tuning.runner import Outcome, Plan
+    from vadtune.tuning.space import Space
+
+EXAMPLES = """\
+  python -m vadtune.search mnist --model vad
+  python -m vadtune.search breast_cancer --model vad --missing-rate 0.2 --trials 60
+  python -m vadtune.search table.csv --model vae --time-budget 1h --name tonight
+  python -m vadtune.search table.csv --model vae --time-budget 1h --name tonight --resume
+  python -m vadtune.search mnist --model vad --set model.latent_dim=64 --set "train.learning_rate={low=1e-4, high=1e-2, log=true}"
+  python -m vadtune.search digits --model vad --space my_space.toml --dry-run csv
+
+Without --trials and --time-budget the search takes about two minutes. What is shown and printed is the error over
+cells that were hidden on purpose: no model and no search has seen them."""
+
+SAMPLERS = ("tpe", "gp", "cmaes", "qmc", "random", "grid")
+SCHEDULERS = ("asha", "hyperband", "median", "none")
+MECHANISMS = ("mcar", "mar", "mnar", "block", "landmark")
+DEFAULT_TIME_BUDGET_S = 105.0
+BASELINE_LIMIT_S = 60.0
+N_DRY_RUN = 10
+FORMAT_VERSION = 1
+# What may not change when a run goes on: its trials could not be compared any more.
+FIXED = ("data", "model")
+
+
+def parser() -> cli.Parser:
+    """The command's arguments."""
+    made = cli.Parser("search", "Search the best imputation model for data with missing values.", EXAMPLES)
+    made.add_argument(
+        "dataset", metavar="DATASET", help="a name (see vadtune.datasets list) or a CSV, Parquet, npz or HDF5 file"
+    )
+    made.add_argument(
+        "--model", choices=("vad", "vae"), default="vad", help="auto-decoder or auto-encoder (default: vad)"
+    )
+    space = made.add_argument_group("what is searched")
+    space.add_argument(
+        "--space", metavar="FILE", help="search space: a TOML file or the name of one that comes with vadtune"
+    )
+    space.add_argument(
+        "--set", metavar="PATH=VALUE", action="append", default=[], help="fix or replace a setting of the space"
+    )
+    space.add_argument("--trials", metavar="N", type=cli.count, help="end after N trials")
+    space.add_argument(
+        "--max-epochs", metavar="N", type=cli.count, help="epochs of a trial that nothing stops (default: the space's)"
+    )
+    space.add_argument("--time-budget", metavar="TIME", type=cli.duration, help="end after 90s, 30m, 2h …")
+    space.add_argument("--sampler", choices=SAMPLERS, default="tpe", help="proposes settings (default: tpe)")
+    space.add_argument("--scheduler", choices=SCHEDULERS, default="asha", help="stops poor trials (default: asha)")
+    space.add_argument(
+        "--seed", metavar="N", type=cli.seed, default=0, help="of masks, splits, proposals and trials (default: 0)"
+    )
+    data = made.add_argument_group("what is hidden")
+    data.add_argument("--mechanism", choices=MECHANISMS, default="mcar", help="why cells are missing (default: mcar)")
+    data.add_argument(
+        "--missing-rate", metavar="R", type=cli.rate, default=0.5, help="share of the cells to hide (default: 0.5)"
+    )
+    data.add_argument(
+        "--test-missing-rate", metavar="R", type=cli.rate, help="another share in validation and test rows"
+    )
+    data.add_argument(
+        "--data-dir", metavar="DIR", type=Path, default=Path("data"), help="where datasets are kept (default: data)"
+    )
+    where = made.add_argument_group("where it runs")
+    where.add_argument(
+        "--cpus-per-trial", metavar="X", type=cli.positive, default=1.0, help="CPUs or a share of one (default: 1)"
+    )
+    where.add_argument(
+        "--gpus-per-trial", metavar="X", type=float, help="GPUs or a share of one (default: 1 if there is one)"
+    )
+    where.add_argument("--concurrent", metavar="N", type=cli.count, help="trials at once (default: as many as fit)")
+    where.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    where.add_argument(
+        "--address", metavar="ADDR", help="a running Ray cluster: auto or HOST:PORT (default: this machine)"
+    )
+    where.add_argument(
+        "--storage", metavar="PATH", help="where checkpoints go: a folder or address that every node sees"
+    )
+    result = made.add_argument_group("the result")
+    result.add_argument(
+        "--runs", metavar="DIR", type=Path, default=Path("runs"), help="folder of run folders (default: runs)"
+    )
+    result.add_argument("--name", help="of the run folder (default: dataset, model and time)")
+    result.add_argument("--resume", action="store_true", help="go on with the run of that --name")
+    result.add_argument("--top", metavar="K", type=cli.count, default=1, help="export the best K trials (default: 1)")
+    result.add_argument(
+        "--dry-run",
+        nargs="?",
+        const="jsonl",
+        choices=("jsonl", "csv"),
+        help="print the configurations and train nothing",
+    )
+    result.add_argument("--json", action="store_true", help="print the result as one JSON document")
+    return made
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command; returns its exit code."""
+    args = parser().parse_args(arguments)
+    if args.dry_run:
+        return dry_run(args)
+    return search(args, shlex.join(["python", "-m", "vadtune.search", *arguments]))
+
+
+def dry_run(args: argparse.Namespace) -> int:
+    """Print every configuration of a grid, or a sample of any other space."""
+    import optuna
+
+    from vadtune.settings import flatten
+    from vadtune.training.config import TrialConfig
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    space, sampler, _ = resolve_space(args, is_image=_is_image(args))
+    points = sampler.points(space)
+    if args.sampler != "grid":
+        study = optuna.create_study(sampler=sampler.build(args.seed, 0))
+        for point in points:
+            study.enqueue_trial(point)
+        points = [space.suggest(study.ask()) for _ in range(args.trials or N_DRY_RUN)]
+    configs = [parse(TrialConfig, space.config(point), "search space").model_dump(mode="json") for point in points]
+    if args.dry_run == "csv":
+        cli.show_csv(flatten(config) for config in configs)
+    else:
+        import json
+
+        for config in configs:
+            cli.show(json.dumps(config))
+    return 0
+
+
+def search(args: argparse.Namespace, command: str) -> int:
+    """Search, export, compare, report, print."""
+    from vadtune.tuning.cluster import Cluster
+    from vadtune.tuning.preflight import check_local_cpus
+
+    began = time.monotonic()
+    folder = run_folder(args)
+    if args.address is None:
+        check_local_cpus(args.cpus_per_trial)
+    space, sampler, scheduler = resolve_space(args, is_image=_is_image(args))
+    with Cluster(args.address) as cluster:
+        problem = load_problem(args)
+        plan = make_plan(args, folder, space, sampler, scheduler)
+        settings = describe_run(args, command, plan, problem)
+        begin(folder, settings, resume=args.resume)
+        _say_begin(problem, plan)
+        with _baselines(problem) as baselines:
+            outcome = _run(plan, problem, cluster)
+            cluster.stop()
+            if outcome.end == "interrupted":
+                cli.say(
+                    "Interrupted; everything so far is saved. Go on with:", "  " + resume_command(command, folder.name)
+                )
+            winners = _export(plan, problem, args.top)
+            results = {} if outcome.end == "interrupted" else baselines.results()
+        document = summarise(plan, problem, outcome, winners, results, time.monotonic() - began)
+        _write_results(folder, winners[0], problem, document, brief=outcome.end == "interrupted")
+    document["seconds"] = round(time.monotonic() - began, 1)
+    _write_summary(folder, document)
+    if args.json:
+        cli.show_json(document)
+    else:
+        cli.show(_sentences(document, folder, problem))
+    return cli.INTERRUPTED if outcome.end == "interrupted" else 0
+
+
+def run_folder(args: argparse.Namespace) -> Path:
+    """The run's folder: new, or of the run to resume.
+
+    Raises:
+        ConfigError: It exists and is not to be resumed, or the other way round.
+    """
+    from vadtune.tuning.preflight import check_run_name
+
+    stem = Path(args.dataset.partition(":")[0]).name.partition(".")[0]
+    safe = "".join(c if c.isascii() and (c.isalnum() or c in "_-") else "_" for c in stem)[:40].strip("_-") or "table"
+    default = f"{safe}-{args.model}-{datetime.now():%Y%m%d-%H%M%S}"
+    folder = (args.runs / check_run_name(args.name if args.name is not None else default)).absolute()
+    exists = (folder / "settings.json").exists()
+    if args.resume and args.name is None:
+        raise ConfigError("--resume: say which run with --name.")
+    if args.resume and not exists:
+        raise ConfigError(f"--resume: {folder} is not a run. Check --runs and --name.")
+    if not args.resume and folder.exists() and any(folder.iterdir()):
+        raise ConfigError(f"{folder} exists already. Choose another --name, or go on with it by --resume.")
+    return folder
+
+
+def resolve_space(args: argparse.Namespace, *, is_image: bool) -> tuple["Space", Any, Any]:
+    """Search space, sampler and scheduler of the flags."""
+    from vadtune.training.config import TrialConfig
+    from vadtune.tuning.samplers import Sampler
+    from vadtune.tuning.schedulers import Scheduler
+    from vadtune.tuning.space import find_space, load_space
+
+    name = args.space or f"{args.model}_{'images' if is_image else 'tables'}"
+    overrides = parse_assignments(args.set)
+    if args.max_epochs is not None:
+        overrides = merge(overrides, {"train": {"n_epochs": args.max_epochs}})
+    space = load_space(find_space(name), TrialConfig, overrides)
+    kind = space.fixed("model.kind", "vad")
+    if kind != args.model:
+        raise ConfigError(
+            f"--model {args.model}: the search space {name} is for {kind}. Give --model {kind} or another --space."
+        )
+    sampler = parse(Sampler, {"kind": args.sampler}, "--sampler")
+    return space, sampler, parse(Scheduler, {"kind": args.scheduler}, "--scheduler")
+
+
+def load_problem(args: argparse.Namespace) -> "Problem":
+    """The table, its splits and what is hidden."""
+    from vadtune.data.datasets import load
+    from vadtune.data.splits import DataConfig, split
+    from vadtune.tuning.conclude import Problem
+
+    values = {
+        "dataset": args.dataset,
+        "mechanism": {"kind": args.mechanism},
+        "missing_rate": args.missing_rate,
+        "test_missing_rate": args.test_missing_rate,
+        "seed": args.seed,
+    }
+    config = parse(DataConfig, values, "flags")
+    table = load(args.dataset, data_dir=args.data_dir)
+    return Problem(table, config, split(table, config))
+
+
+def make_plan(args: argparse.Namespace, folder: Path, space: "Space", sampler: Any, scheduler: Any) -> "Plan":
+    """Everything the search loop needs to know, resolved."""
+    from vadtune.training.config import TrainConfig
+    from vadtune.training.device import resolve_device
+    from vadtune.tuning.runner import Plan
+    from vadtune.tuning.storage import open_storage
+
+    device, gpus_per_trial = resolve_device(args.device, args.gpus_per_trial)
+    budget = args.time_budget
+    if budget is None and args.trials is None and args.sampler != "grid":
+        budget = DEFAULT_TIME_BUDGET_S
+    max_epochs = space.fixed("train.n_epochs", TrainConfig().n_epochs)
+    return Plan(
+        folder=folder,
+        storage=open_storage(f"{args.storage}/{folder.name}" if args.storage else str(folder)),
+        space=space,
+        sampler=sampler,
+        scheduler=scheduler,
+        max_epochs=max_epochs,
+        n_trials=args.trials,
+        time_budget_s=budget,
+        concurrent=args.concurrent,
+        cpus_per_trial=args.cpus_per_trial,
+        gpus_per_trial=gpus_per_trial,
+        seed=args.seed,
+        device=device,
+        keep_top=args.top,
+    )
+
+
+def describe_run(args: argparse.Namespace, command: str, plan: "Plan", problem: "Problem") -> Nested:
+    """`settings.json`: everything resolved."""
+    from vadtune.training.environment import hardware, versions
+
+    table, about = problem.table, problem.describe()
+    counts = {key: about[key] for key in ("n_train", "n_validation", "n_test")}
+    return {
+        "format_version": FORMAT_VERSION,
+        "command": command,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": versions(),
+        "dataset": {
+            **{key: about[key] for key in ("name", "source", "sha256", "n_rows", "n_features", "unit")},
+            "image_shape": table.image_shape,
+            "columns": [{"name": column.name, "kind": column.kind} for column in table.columns],
+        },
+        "data": problem.config.model_dump(mode="json") | counts,
+        "model": args.model,
+        "space": plan.space.to_dict(),
+        "search": {
+            "sampler": args.sampler,
+            "scheduler": args.scheduler,
+            "trials": plan.n_trials,
+            "max_epochs": plan.max_epochs,
+            "time_budget_s": plan.time_budget_s,
+            "concurrent": plan.concurrent,
+            "cpus_per_trial": plan.cpus_per_trial,
+            "gpus_per_trial": plan.gpus_per_trial,
+            "seed": plan.seed,
+            "rungs": list(plan.rungs),
+        },
+        "hardware": hardware(),
+    }
+
+
+def begin(folder: Path, settings: Nested, *, resume: bool) -> None:
+    """Make the run folder, or check that the run to resume is the same search.
+
+    Raises:
+        ConfigError: The run differs; every difference is shown.
+    """
+    from vadtune.tuning.conclude import write_json
+    from vadtune.tuning.preflight import check_folder
+    from vadtune.tuning.space import Space
+
+    check_folder(folder)
+    if resume:
+        old = read_json(folder / "settings.json")
+        if old.get("format_version") != FORMAT_VERSION:
+            raise ConfigError(
+                f"{folder}: a run of format {old.get('format_version')!r}; this vadtune goes on with {FORMAT_VERSION}."
+            )
+        lines = Space.from_dict(old["space"]).difference(Space.from_dict(settings["space"]))
+        lines += _differences(old, settings)
+        if lines:
+            raise ConfigError(
+                "\n".join([f"--resume: {folder.name} was another search:", *lines, "Give it a new --name."])
+            )
+    write_json(folder / "settings.json", settings)
+
+
+def resume_command(command: str, name: str) -> str:
+    """The command that goes on with a run."""
+    words = shlex.split(command)
+    if "--name" not in words and not any(word.startswith("--name=") for word in words):
+        words += ["--name", name]
+    return shlex.join(words if "--resume" in words else [*words, "--resume"])
+
+
+def summarise(
+    plan: "Plan", problem: "Problem", outcome: "Outcome", winners: list["Winner"], results: Any, seconds: float
+) -> Nested:
+    """The result as one document: `summary.json`, and what `--json` prints."""
+    from vadtune.tuning.conclude import score_baselines, summarise_winner
+
+    table = problem.table
+    names = {"complete": "complete", "pruned": "pruned", "failed": "failed", "waiting": "waiting"}
+    return {
+        "run": str(plan.folder),
+        "dataset": {
+            "name": table.name,
+            "sha256": table.sha256,
+            "n_rows": table.n_rows,
+            "n_features": table.n_features,
+        },
+        "trials": {name: outcome.trials[state] for state, name in names.items()},
+        "best": summarise_winner(winners[0]),
+        "baselines": score_baselines(results, problem.splits),
+        "seconds": round(seconds, 1),
+        "seconds_by_phase": {phase: round(value, 2) for phase, value in outcome.seconds_by_phase.items()},
+        "ended_by": outcome.end,
+    }
+
+
+@contextmanager
+def _baselines(problem: "Problem") -> Iterator[Any]:
+    from vadtune.tuning.baselines import RunningBaselines
+
+    with RunningBaselines(problem.splits, BASELINE_LIMIT_S) as running:
+        yield running
+
+
+def _run(plan: "Plan", problem: "Problem", cluster: Any) -> "Outcome":
+    from vadtune.tuning.runner import run_search
+    from vadtune.tuning.trial_runs import TrialData, TrialRuns
+
+    console = cli.Console()
+    data = TrialData(problem.splits.train.rows, problem.splits.validation)
+    try:
+        return run_search(plan, data, TrialRuns(), console, cluster)
+    finally:
+        console.clear()
+
+
+def _export(plan: "Plan", problem: "Problem", top: int) -> list["Winner"]:
+    from vadtune.tuning.conclude import export_trial
+    from vadtune.tuning.study import read_study, top_trials
+
+    trials = top_trials(read_study(plan.study_path), top, plan.storage.exists)
+    if not trials[0].is_complete:
+        cli.say(
+            "No trial came to its end: the best unfinished one is used. A longer --time-budget with --resume does better."
+        )
+    folders = [plan.folder / "best", *(plan.folder / "top" / str(rank) for rank in range(2, len(trials) + 1))]
+    return [export_trial(trial, plan.storage, problem, at) for trial, at in zip(trials, folders, strict=True)]
+
+
+def _write_results(folder: Path, winner: "Winner", problem: "Problem", document: Nested, *, brief: bool) -> None:
+    from vadtune.report.page import write_report
+    from vadtune.tuning.conclude import evaluation_arrays, write_arrays
+
+    _write_summary(folder, document)
+    if not brief:
+        write_arrays(folder / "evaluation.npz", evaluation_arrays(winner, problem))
+    write_report(folder)
+
+
+def _write_summary(folder: Path, document: Nested) -> None:
+    from vadtune.tuning.conclude import write_json
+
+    write_json(folder / "summary.json", document)
+
+
+def _say_begin(problem: "Problem", plan: "Plan") -> None:
+    about, table = problem.describe(), problem.table
+    rate = problem.config.missing_rate
+    cli.say(
+        f"{table.name}: {table.n_rows:,} rows x {table.n_features} columns ({table.source})",
+        f"{about['n_train']:,} rows to train on, {about['n_validation']:,} to compare trials, {about['n_test']:,} for the "
+        f"final score; {rate:.0%} of the cells hidden ({problem.config.mechanism.kind})",
+        f"run folder: {plan.folder}",
+        f"watch it:   python -m vadtune.report {shlex.quote(str(plan.folder))} --live",
+    )
+
+
+def _sentences(document: Nested, folder: Path, problem: "Problem") -> str:
+    """The result for a person."""
+    best, trials = document["best"], document["trials"]
+    unit = "pixels in [0, 1]" if problem.table.unit == "pixel" else "standard deviations"
+    counts = ", ".join(f"{n} {state}" for state, n in trials.items() if n or state == "complete")
+    rows = [(f"trial {best['trial']}", best["test_rmse"], "")]
+    for name, scores in document["baselines"].items():
+        rows.append((name, scores.get("test_rmse"), scores.get("failure") or ""))
+    ranked = sorted(rows, key=lambda row: (row[1] is None, row[1]))
+    relative = Path(best["artifact"])
+    lines = [
+        f"Best of {sum(trials.values())} trials ({counts}) in {cli.clock(document['seconds'])}: trial {best['trial']}",
+        "",
+        f"RMSE over hidden cells of the test rows, in {unit}:",
+        *(f"  {name:<16}{'–' if value is None else f'{value:.4f}'}  {note}".rstrip() for name, value, note in ranked),
+        "",
+        f"settings: {', '.join(f'{path}={_short(value)}' for path, value in best['params'].items())}",
+        f"report:   {folder / 'report.html'}",
+        f"model:    {relative}",
+        f"use it:   python -m vadtune.impute {shlex.quote(str(relative))} TABLE -o FILLED",
+    ]
+    return "\n".join(cli.printable(line) for line in lines)
+
+
+def _short(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _is_image(args: argparse.Namespace) -> bool:
+    """Whether the default space is the one for images; reads the table only if its name does not tell."""
+    if args.space is not None:
+        return False
+    from vadtune.data.datasets import load
+
+    return load(args.dataset, data_dir=args.data_dir).image_shape is not None
+
+
+def _differences(old: Nested, new: Nested) -> list[str]:
+    pairs = [
+        ("dataset.sha256", old["dataset"]["sha256"], new["dataset"]["sha256"]),
+        ("model", old["model"], new["model"]),
+    ]
+    pairs += [(f"data.{key}", old["data"].get(key), value) for key, value in new["data"].items()]
+    pairs += [
+        (f"search.{key}", old["search"].get(key), new["search"][key]) for key in ("max_epochs", "scheduler", "seed")
+    ]
+    return [f"{path}: {before} became {after}" for path, before, after in pairs if before != after]
+
+
+if __name__ == "__main__":
+    cli.run(main)
