@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ class LinesBackend(BaseJournalBackend):
     def __init__(self) -> None:
         self.logs: list[dict[str, Any]] = []
 
-    def read_logs(self, log_number_from: int):
+    def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
         yield from self.logs[log_number_from:]
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
@@ -136,7 +137,7 @@ def _trial(
     max_epochs: int,
 ) -> FrozenTrial:
     params = _sample(rng, space, eagerness=number / n_trials)
-    floor, speed = floor_of(params) + 0.002 * rng.random() + shift, 4 + 8 * rng.random()
+    floor, speed = floor_of(params) + 0.002 * rng.random() + shift, 5 + 3 * rng.random()
     worker = int(np.argmin(free))
     start = free[worker]
     reports: dict[int, float] = {}
@@ -239,7 +240,7 @@ def _settings(
     ranges = {path: _range(distribution) for path, distribution in SPACE.items()}
     return {
         "format_version": 1,
-        "command": f"python -m vadtune.search {dataset['name']} --model {model} --missing-rate {rate} --trials {n_trials}",
+        "command": f"python -m vadtune.search {dataset['name']} --model {model} --missing-rate {rate} --name {name}",
         "created": BEGIN.isoformat(),
         "versions": {"vadtune": "0.1.0", "python": "3.11.9", "torch": "2.13.0", "ray": "2.60.0", "optuna": "5.0.0"},
         "dataset": dataset,
@@ -343,7 +344,11 @@ def _image_groups(rng: np.random.Generator) -> dict[str, Any]:
     std = 0.05 + 0.5 * rates[:, None, None] * blurred * (1 - blurred)
     z = rng.standard_normal((600, 2)) * 0.35 + _circle(digits.target[:600])
     pixels = rng.random(576) * 0.02 + 0.14 * gaussian_filter(truth.mean(0).reshape(24, 24), 1).ravel()
+    cell = rng.integers(0, hidden[1].sum(), 2000)
     return {
+        "cell_column": np.nonzero(hidden[1])[1][cell],
+        "cell_truth": truth[hidden[1]][cell],
+        "cell_imputed": np.clip(mean[1][hidden[1]][cell] + 0.08 * rng.standard_normal(2000), 0, 1),
         "gallery_rates": rates,
         "gallery_truth": truth.astype(np.float32),
         "gallery_input": np.where(hidden, np.nan, truth).astype(np.float32),

@@ -18,7 +18,7 @@ MAX_BYTES = 1 << 30
 
 @dataclass(frozen=True, eq=False)
 class Gallery:
-    """Some unseen images at R missing rates: `rates (R,)`, `truth (G, D)`, the others `(R, G, D)`, input NaN where hidden."""
+    """G unseen images at R missing rates: `rates (R,)`, `truth (G, D)`, others `(R, G, D)`; input NaN where hidden."""
 
     rates: FloatArray
     truth: FloatArray

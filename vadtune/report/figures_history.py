@@ -1,6 +1,7 @@
 """How the search went: best so far over trials and over time, what the workers did, how the scores spread."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,9 +15,9 @@ def history_frame(trials: pd.DataFrame) -> pd.DataFrame:
     """Every trial that reported something, with the best COMPLETE score up to it.
 
     Returns:
-        `trials_frame`'s columns and `shown` (its value; of an unfinished or pruned one its last report), `best_by_number`
-        (lowest value among trials up to this number) and `best_by_time` (among those that ended no later; NaN before
-        the first one ended).
+        `trials_frame`'s columns and `shown` (its value; of an unfinished or pruned one its last report),
+        `best_by_number` (lowest value among trials up to this number) and `best_by_time` (among those that ended no
+        later; NaN before the first one ended).
     """
     frame = trials.copy()
     frame["shown"] = frame["value"].fillna(frame["last_value"])
@@ -95,7 +96,11 @@ def draw_timeline(frame: pd.DataFrame, n_workers_most: int = 64) -> go.Figure:
         if not spans.empty:
             figure.add_trace(_spans(spans, state, colour, lane))
     names = frame.drop_duplicates("row")
-    lanes = {"tickvals": names["row"], "ticktext": [label(w)[:32] for w in names["worker"]], "showgrid": False}
+    lanes: dict[str, Any] = {
+        "tickvals": names["row"],
+        "ticktext": [label(w)[:32] for w in names["worker"]],
+        "showgrid": False,
+    }
     y = axis(range=[n_rows - 0.4, -0.6], fixedrange=True, **lanes)
     figure.update_layout(xaxis=axis("seconds since the first trial"), yaxis=y)
     return figure

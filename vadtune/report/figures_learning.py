@@ -2,14 +2,15 @@
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from optuna.trial import FrozenTrial
 
-from vadtune.report.theme import BEST, STATE_COLOURS, axis, drawing, label
-from vadtune.report.trials import sample_trials, score, word
+from vadtune.report.theme import BEST, STATE_COLOURS, axis, drawing, label, upright
+from vadtune.report.trials import records, sample_trials, score, word
 
 
 def curves_frame(trials: Sequence[FrozenTrial], frame: pd.DataFrame, n_most: int = 240) -> pd.DataFrame:
@@ -61,17 +62,23 @@ def draw_curves(
     params = {trial.number: trial.params for trial in trials}
     figure = drawing(430)
     order = {"pruned": 0, "failed": 1, "waiting": 2, "running": 3, "complete": 4}
-    groups = sorted(curves.groupby("number"), key=lambda item: (item[0] == best, order[item[1]["state"].iloc[0]]))
+    groups: list[Any] = sorted(
+        curves.groupby("number"), key=lambda item: (item[0] == best, order[item[1]["state"].iloc[0]])
+    )
     named: set[str] = set()
+    traces = []
     for number, curve in groups:
         kind = "best" if number == best else str(curve["state"].iloc[0])
-        figure.add_trace(_curve(curve, kind, _hover(number, kind, params[number]), first=kind not in named))
+        traces.append(_curve(curve, kind, _hover(number, kind, params[number]), first=kind not in named))
         named.add(kind)
-    for rung in rungs.itertuples():
-        if rung.stopped:
-            figure.add_vline(rung.epoch, line={"color": "var(--muted)", "width": 1, "dash": "dot"}, opacity=0.6)
-            note = {"text": f"−{rung.stopped}", "showarrow": False, "font": {"size": 11, "color": "var(--muted)"}}
-            figure.add_annotation(x=rung.epoch, y=1, yref="paper", xanchor="left", yanchor="top", xshift=3, **note)
+    figure.add_traces(traces)
+    stopping = [rung for rung in records(rungs) if rung.stopped]
+    note = {"showarrow": False, "font": {"size": 11, "color": "var(--muted)"}, "y": 1, "yref": "paper"}
+    note |= {"xanchor": "left", "yanchor": "top", "xshift": 3}
+    figure.update_layout(
+        shapes=[upright(rung.epoch) for rung in stopping],
+        annotations=[note | {"x": rung.epoch, "text": f"−{rung.stopped}"} for rung in stopping],
+    )
     figure.update_layout(
         xaxis=axis("epoch", showgrid=False), yaxis=axis("validation RMSE", range=_curve_range(curves)), hoverdistance=12
     )

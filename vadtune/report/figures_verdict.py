@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,9 +26,9 @@ class Verdict:
     """The one number of a run and what it means; `is_test` is False while only a validation score is there."""
 
     rmse: float
-    is_test: bool
     headline: str
     sentence: str
+    is_test: bool
 
 
 def verdict_frame(run: Run) -> pd.DataFrame:
@@ -60,16 +61,16 @@ def verdict(run: Run) -> Verdict:
     if run.settings.dataset.unit == "pixel":
         scale = f"Hidden pixels of unseen images are off by {score(rmse)} (root mean square) {unit}."
     if rivals.empty:
-        return Verdict(rmse, True, "No baseline was scored to compare with", scale)
+        return _tested(rmse, "No baseline was scored to compare with", scale)
     rival = rivals.iloc[0]
     gain = 1 - rmse / float(rival["test_rmse"])
     against = f"the best baseline, {rival['name']} ({score(float(rival['test_rmse']))})"
     if gain >= 0.0005:
-        return Verdict(rmse, True, f"{gain:.1%} less error than {against}", scale)
+        return _tested(rmse, f"{gain:.1%} less error than {against}", scale)
     if gain > -0.0005:
-        return Verdict(rmse, True, f"As good as {against}", scale)
+        return _tested(rmse, f"As good as {against}", scale)
     advice = "Keep that baseline, or search on with more trials or a wider space."
-    return Verdict(rmse, True, f"{-gain:.1%} more error than {against}", f"{scale} {advice}")
+    return _tested(rmse, f"{-gain:.1%} more error than {against}", f"{scale} {advice}")
 
 
 def draw_verdict(frame: pd.DataFrame) -> go.Figure:
@@ -103,19 +104,28 @@ def draw_verdict(frame: pd.DataFrame) -> go.Figure:
     figure = drawing(44 + 38 * len(frame), showlegend=False)
     figure.add_trace(bar)
     hidden = {"visible": False, "range": [0, largest * 1.28], "fixedrange": True}
-    ticks = {"tickvals": rows, "ticktext": names, "tickfont": {"color": "var(--ink)", "size": 13}, "fixedrange": True}
+    ticks: dict[str, Any] = {
+        "tickvals": rows,
+        "ticktext": names,
+        "tickfont": {"color": "var(--ink)", "size": 13},
+        "fixedrange": True,
+    }
     figure.update_layout(xaxis=hidden, yaxis=axis(showgrid=False, **ticks), margin={"l": 8, "r": 8, "t": 4, "b": 4})
     return figure
+
+
+def _tested(rmse: float, headline: str, sentence: str) -> Verdict:
+    return Verdict(rmse, headline, sentence, is_test=True)
 
 
 def _unfinished(run: Run, unit: str) -> Verdict:
     best = run.best_trial
     if best is None:
         reason = "The search still runs." if run.is_running else "No trial was completed."
-        return Verdict(math.nan, False, "No result yet", reason)
+        return Verdict(math.nan, "No result yet", reason, is_test=False)
     state = "so far; the search still runs" if run.is_running else "of the completed trials; the test was not scored"
     sentence = f"Trial {best.number} is the best {state}. Error on hidden validation cells, {unit}."
-    return Verdict(final_value(best), False, "Best validation error so far", sentence)
+    return Verdict(final_value(best), "Best validation error so far", sentence, is_test=False)
 
 
 def _baseline_row(name: str, found: BaselineInfo) -> tuple[str, bool, float, float, float, float, str]:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-VOID = frozenset({"meta", "input", "br"})
+VOID = frozenset({"meta", "input", "link"})
 
 
 class Html(str):

@@ -31,21 +31,17 @@
     if (!text || drawn.get(plot) === stamp) return;
     const figure = coloured(figures[id], page.themes[theme()]);
     if (fine.matches) figure.layout.dragmode = figure.layout.dragmode === false ? "zoom" : figure.layout.dragmode;
-    keepView(plot, figure);
+    const parallel = figure.layout.meta && figure.layout.meta.n_axes;
+    if (parallel) parallelCoordinates.brushed(plot, figure);
     drawn.set(plot, stamp);
     plot.style.height = figure.layout.height + "px";
-    return Plotly.react(plot, figure.data, figure.layout, page.config);
-  }
-
-  // Brushes of parallel coordinates and pressed buttons outlive a redraw; zoom does so by `uirevision`.
-  function keepView(plot, figure) {
-    for (const [i, trace] of (plot.data || []).entries()) {
-      const next = figure.data[i];
-      if (trace.type === "parcoords" && next && next.type === "parcoords") {
-        const brushes = new Map(trace.dimensions.map(d => [d.label, d.constraintrange]));
-        for (const d of next.dimensions) if (brushes.get(d.label)) d.constraintrange = brushes.get(d.label);
-      }
-    }
+    return Plotly.react(plot, figure.data, figure.layout, page.config).then(() => {
+      if (!parallel || plot.dataset.brushing) return;
+      plot.dataset.brushing = "yes";
+      const lay = () => parallelCoordinates.lay(plot, p => { drawn.delete(p); draw(p); });
+      plot.on("plotly_afterplot", lay);
+      lay();
+    });
   }
 
   const plots = () => [...document.querySelectorAll(".plot[data-figure]")];
@@ -68,7 +64,13 @@
       try { localStorage.setItem("vadtune-theme", root.dataset.theme); } catch { /* a private window forgets it */ }
       redraw();
     } else if (button.dataset.copy !== undefined) copy(button);
-    else if (button.closest(".sortable th")) sortBy(button.closest("th"));
+    else if (button.id === "trial-more") { trials.shown += 400; showTrials(); }
+    else if (button.closest("#all-trials th")) {
+      const column = button.closest("th").cellIndex;
+      trials.sign = column === trials.column ? -trials.sign : 1;
+      trials.column = column;
+      showTrials();
+    } else if (button.closest(".sortable th")) sortBy(button.closest("th"));
   });
   dark.addEventListener("change", redraw);
 
@@ -104,14 +106,53 @@
     }).map(([, row]) => row));
   }
 
+  // All trials: rows are made as they are looked at, out of the page's data; text is only ever set as text.
+  const trials = { shown: 100, column: 0, sign: 1, filter: "" };
+  function matching() {
+    const rows = page.trials.rows, words = trials.filter.toLowerCase().split(/\s+/).filter(Boolean);
+    const found = words.length ? rows.filter(row => {
+      const text = row.map((v, i) => `${page.trials.columns[i]}=${v} ${v}`).join(" ").toLowerCase();
+      return words.every(word => /^\d+$/.test(word) ? String(row[0]) === word : text.includes(word));
+    }) : rows.slice();
+    const i = trials.column;
+    return found.sort((a, b) => {
+      if (a[i] === null || b[i] === null) return (a[i] === null) - (b[i] === null);
+      return trials.sign * (typeof a[i] === "number" && typeof b[i] === "number" ? a[i] - b[i] : String(a[i]).localeCompare(String(b[i]), undefined, { numeric: true }));
+    });
+  }
+  function showTrials() {
+    const table = document.getElementById("all-trials");
+    if (!table || !page.trials) return;
+    const rows = matching(), numeric = page.trials.columns.map((_, i) => page.trials.rows.every(r => r[i] === null || typeof r[i] === "number"));
+    const make = (name, parent, text) => { const e = document.createElement(name); if (text !== undefined) e.textContent = text; parent.append(e); return e; };
+    table.replaceChildren();
+    const head = make("tr", make("thead", table));
+    page.trials.columns.forEach((name, i) => {
+      const th = make("th", head);
+      th.scope = "col";
+      if (numeric[i]) th.className = "n";
+      if (i === trials.column) th.setAttribute("aria-sort", trials.sign > 0 ? "ascending" : "descending");
+      make("button", th, name).type = "button";
+    });
+    const body = make("tbody", table);
+    for (const row of rows.slice(0, trials.shown)) {
+      const tr = make("tr", body);
+      row.forEach((v, i) => { const td = make("td", tr, v === null ? "–" : typeof v === "number" ? String(+v.toPrecision(5)) : String(v)); if (numeric[i]) td.className = "n"; });
+    }
+    document.getElementById("trial-count").textContent = `${rows.length} of ${page.trials.rows.length} trials`;
+    document.getElementById("trial-more").hidden = rows.length <= trials.shown;
+  }
+  document.addEventListener("toggle", event => { if (event.target.id === "all" && event.target.open) showTrials(); }, true);
+  document.addEventListener("input", event => { if (event.target.id === "trial-filter") { trials.filter = event.target.value; trials.shown = 100; showTrials(); } });
+
   // The table of contents follows the reader.
   function followReader() {
-    const links = [...document.querySelectorAll("nav.toc a")];
-    const sections = links.map(link => document.getElementById(link.hash.slice(1)));
     const mark = () => {
+      const links = [...document.querySelectorAll("nav.toc a")];
+      const sections = links.map(link => document.getElementById(link.hash.slice(1)));
       let current = 0;
       sections.forEach((section, i) => { if (section && section.getBoundingClientRect().top < innerHeight * .35) current = i; });
-      if (innerHeight + scrollY >= root.scrollHeight - 4) current = links.length - 1;
+      if (scrollY > 0 && innerHeight + scrollY >= root.scrollHeight - 4) current = links.length - 1;
       links.forEach((link, i) => i === current ? link.setAttribute("aria-current", "true") : link.removeAttribute("aria-current"));
     };
     addEventListener("scroll", mark, { passive: true });
@@ -121,6 +162,59 @@
   addEventListener("beforeprint", () => { printing = true; root.classList.add("printing"); plots().forEach(p => { draw(p); Plotly.Plots.resize(p); }); });
   addEventListener("afterprint", () => { printing = false; root.classList.remove("printing"); plots().forEach(p => { draw(p); Plotly.Plots.resize(p); }); });
 
+  // Live: ask for news every other second; what did not change stays as it is, so nothing flickers.
+  function morph(old, fresh) {
+    if (old.nodeType !== fresh.nodeType || old.nodeName !== fresh.nodeName || old.id !== fresh.id) { old.replaceWith(fresh); return; }
+    if (old.nodeType === Node.TEXT_NODE) { if (old.data !== fresh.data) old.data = fresh.data; return; }
+    if (old.matches(".plot, #all-trials, .tools")) return;
+    for (const { name, value } of [...fresh.attributes]) if (old.getAttribute(name) !== value && name !== "style") old.setAttribute(name, value);
+    for (const { name } of [...old.attributes]) if (!fresh.hasAttribute(name) && !["open", "style", "aria-sort", "aria-current", "data-brushing"].includes(name)) old.removeAttribute(name);
+    if (old.style && old.style.cssText !== fresh.style.cssText) old.style.cssText = fresh.style.cssText;
+    const own = () => [...old.childNodes].filter(node => !(node.classList && node.classList.contains("brushed")));
+    const before = own(), byId = new Map(before.filter(node => node.id).map(node => [node.id, node]));
+    const children = [...fresh.childNodes];
+    children.forEach((child, i) => {
+      const match = child.id ? byId.get(child.id) : before[i] && !before[i].id ? before[i] : null;
+      const at = own()[i] || null;
+      if (at !== (match || child)) old.insertBefore(match || child, at);
+      if (match) morph(match, child);
+    });
+    own().slice(children.length).forEach(node => node.remove());
+  }
+  function take(state) {
+    figures = state.figures;
+    page.trials = state.trials;
+    document.title = state.title;
+    for (const [selector, text] of [["nav.toc", state.nav], ["main", state.main]]) {
+      const holder = document.createElement("template");
+      holder.innerHTML = text;
+      morph(document.querySelector(selector), holder.content.firstChild);
+    }
+    document.querySelectorAll("table.sortable:not(#all-trials)").forEach(applySort);
+    if (document.getElementById("all")?.open) showTrials();
+    plots().forEach(plot => { near.unobserve(plot); near.observe(plot); });
+  }
+  async function listen() {
+    const status = document.getElementById("status");
+    const say = (text, kind) => { status.textContent = text; status.className = `status ${kind}`; };
+    let tag = "", wait = 2000;
+    for (;;) {
+      if (!document.hidden) try {
+        const answer = await fetch("/state", { headers: tag ? { "If-None-Match": tag } : {}, cache: "no-store" });
+        if (answer.status === 200) {
+          tag = answer.headers.get("ETag");
+          const state = await answer.json();
+          take(state);
+          root.dataset.updates = Number(root.dataset.updates || 0) + 1;
+          say(state.problem || `as of ${new Date().toLocaleTimeString()}`, state.problem ? "lost" : state.running ? "" : "still");
+        } else if (!answer.ok && answer.status !== 304) throw new Error(answer.status);
+        wait = 2000;
+      } catch { say("no answer from the server", "lost"); wait = Math.min(wait * 1.5, 15000); }
+      await new Promise(done => setTimeout(done, wait));
+    }
+  }
+
   watchPlots();
   followReader();
+  if (page.live) listen();
 })();

@@ -3,8 +3,11 @@
 import base64
 import hashlib
 import json
+import math
+import numbers
 import os
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -17,19 +20,26 @@ from plotly.offline import get_plotlyjs
 
 from vadtune.errors import ArtifactError
 from vadtune.report import sections
-from vadtune.report.blocks import Chart, Pair, Section
+from vadtune.report.blocks import Chart, Section
+from vadtune.report.figures_comparison import run_names
+from vadtune.report.figures_importance import Importances
 from vadtune.report.markup import Html, tag
 from vadtune.report.run import Run, read_run
+from vadtune.report.sections_comparison import comparison_sections
+from vadtune.report.sections_trials import all_frame
 from vadtune.report.theme import CONFIG, THEMES, css_variables
+from vadtune.report.trials import trials_frame
 
 
 @dataclass(frozen=True, eq=False)
 class Page:
-    """A report before it is HTML: `crumb` stands beside the name of the program at the top."""
+    """A report before it is HTML: `crumb` stands beside the name of the program, `trials` is the table of all."""
 
     title: str
     crumb: str
     sections: tuple[Section, ...]
+    trials: dict[str, Any] | None = None
+    is_running: bool = False
 
 
 def write_report(run_dir: Path, output: Path | None = None) -> Path:
@@ -48,9 +58,31 @@ def write_report(run_dir: Path, output: Path | None = None) -> Path:
     return write_page(run_page(read_run(run_dir)), output or run_dir / "report.html")
 
 
-def run_page(run: Run) -> Page:
-    """All sections of one run."""
-    return Page(f"{run.name} – vadtune", run.name, sections.run_sections(run))
+def run_page(run: Run, known: Importances | None = None) -> Page:
+    """All sections of one run; `known` saves computing the importances again."""
+    table = all_frame(run, trials_frame(run))
+    values = [[_plain(value) for value in row] for row in table.itertuples(index=False)]
+    made = sections.run_sections(run, known)
+    return Page(
+        f"{run.name} – vadtune",
+        run.name,
+        made,
+        {"columns": [str(name) for name in table], "rows": values},
+        run.is_running,
+    )
+
+
+def comparison_page(runs: Sequence[Run]) -> Page:
+    """Several runs side by side."""
+    names = " · ".join(run_names(runs))
+    return Page(f"{names} – vadtune", names, comparison_sections(runs), is_running=any(run.is_running for run in runs))
+
+
+def page_state(page: Page) -> dict[str, Any]:
+    """What changes in a live page: its sections and contents as HTML, its figures and its trials."""
+    parts = body_parts(page, live=True)
+    texts = {"title": page.title, "nav": parts[1], "main": parts[2], "running": page.is_running}
+    return texts | {"figures": _figures(page), "trials": page.trials}
 
 
 def write_page(page: Page, output: Path) -> Path:
@@ -80,13 +112,14 @@ def render(page: Page, *, live: bool = False) -> str:
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
         tag("meta", name="color-scheme", content="light dark"),
         tag("meta", name="referrer", content="no-referrer"),
+        tag("link", rel="icon", href="data:,"),
         tag("title", page.title),
         tag("style", Html(_style())),
     )
     scripts = (
         tag("script", Html(_plotly_js())),
         tag("script", _json_for_html(_page_data(page, live=live)), type="application/json", id="page-data"),
-        tag("script", Html(_asset("page.js"))),
+        tag("script", Html(_script())),
     )
     body = tag("body", tag("div", *body_parts(page, live=live), class_="layout"), *scripts)
     return f"<!doctype html>\n{tag('html', head, body, lang='en')}\n"
@@ -94,7 +127,7 @@ def render(page: Page, *, live: bool = False) -> str:
 
 def body_parts(page: Page, *, live: bool) -> list[Html]:
     """Masthead, table of contents, sections and footer."""
-    status = tag("span", "live", class_="status", id="status", role="status") if live else None
+    status = tag("span", "live", class_="status still", id="status", role="status") if live else None
     toggle = tag("button", "Light / dark", id="theme", type="button")
     masthead = tag(
         "header",
@@ -106,7 +139,7 @@ def body_parts(page: Page, *, live: bool) -> list[Html]:
     )
     links = [tag("li", tag("a", section.short, href=f"#{section.id}")) for section in page.sections]
     contents = tag("nav", tag("ol", *links), class_="toc", aria_label="Sections")
-    main = tag("main", *(_section(section) for section in page.sections))
+    main = tag("main", *(section.html() for section in page.sections))
     footer = tag("footer", "One file, made by vadtune; it holds all of its data and loads nothing.")
     noscript = tag("noscript", tag("p", "The charts need JavaScript; the tables beside them do not.", class_="note"))
     return [masthead, contents, Html(main.replace("<main>", f"<main>{noscript}", 1)), footer]
@@ -120,16 +153,12 @@ def figure_data(figure: go.Figure) -> dict[str, Any]:
 
 def charts(page: Page) -> dict[str, Chart]:
     """All charts of a page by id, in their order."""
-    found: dict[str, Chart] = {}
-    for section in page.sections:
-        flat = [chart for block in section.blocks for chart in (block.charts if isinstance(block, Pair) else (block,))]
-        found |= {chart.id: chart for chart in (*section.figures, *flat) if isinstance(chart, Chart)}
-    return found
+    return {chart.id: chart for section in page.sections for chart in section.charts()}
 
 
 def content_policy(*, live: bool) -> str:
     """A Content-Security-Policy that names the two scripts by hash and lets nothing be fetched from anywhere."""
-    hashes = " ".join(_hash(script) for script in (_plotly_js(), _asset("page.js")))
+    hashes = " ".join(_hash(script) for script in (_plotly_js(), _script()))
     connect = "'self'" if live else "'none'"
     return (
         f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:; "
@@ -137,21 +166,12 @@ def content_policy(*, live: bool) -> str:
     )
 
 
+def _figures(page: Page) -> dict[str, Any]:
+    return {name: figure_data(chart.figure) for name, chart in charts(page).items()}
+
+
 def _page_data(page: Page, *, live: bool) -> dict[str, Any]:
-    figures = {name: figure_data(chart.figure) for name, chart in charts(page).items()}
-    return {"figures": figures, "themes": THEMES, "config": CONFIG, "live": live}
-
-
-def _section(section: Section) -> Html:
-    lead = tag("p", section.lead, class_="lead") if section.lead else None
-    heading = tag("h2", section.title) if section.title else None
-    return tag("section", heading, lead, *(_block(block) for block in section.blocks), id=section.id)
-
-
-def _block(block: Chart | Pair | Html) -> Html:
-    if isinstance(block, Chart):
-        return block.html()
-    return tag("div", *(chart.html() for chart in block.charts), class_="pair") if isinstance(block, Pair) else block
+    return {"figures": _figures(page), "themes": THEMES, "config": CONFIG, "live": live, "trials": page.trials}
 
 
 def _json_for_html(values: object) -> Html:
@@ -160,6 +180,17 @@ def _json_for_html(values: object) -> Html:
     for character in "<>&\u2028\u2029":
         plain = plain.replace(character, f"\\u{ord(character):04x}")
     return Html(plain)
+
+
+def _plain(value: object) -> object:
+    """A cell of the table of trials as JSON: numbers of six digits, None for what is unknown."""
+    if isinstance(value, bool) or value is None:
+        return value
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if isinstance(value, numbers.Real):
+        return float(f"{float(value):.6g}") if math.isfinite(float(value)) else None
+    return str(value)
 
 
 def _style() -> str:
@@ -176,6 +207,10 @@ def _style() -> str:
 def _plotly_js() -> str:
     script: str = get_plotlyjs()
     return script.replace("</script", "<\\/script")
+
+
+def _script() -> str:
+    return _asset("parallel.js") + _asset("page.js")
 
 
 @cache

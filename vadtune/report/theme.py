@@ -100,6 +100,12 @@ def axis(title: str = "", **more: Any) -> dict[str, Any]:
     return base | more
 
 
+def upright(x: float) -> dict[str, Any]:
+    """A dotted line from top to bottom: a shape of a layout."""
+    line = {"color": "var(--muted)", "width": 1, "dash": "dot"}
+    return {"type": "line", "x0": x, "x1": x, "y0": 0, "y1": 1, "yref": "paper", "line": line, "opacity": 0.7}
+
+
 def drawing(height: int, **layout: Any) -> go.Figure:
     """An empty figure in the page's style."""
     base: dict[str, Any] = {

@@ -56,6 +56,11 @@ def sample_trials(frame: pd.DataFrame, n_most: int, n_best: int = 25) -> pd.Data
     return frame.loc[best.index.union(survivors.index).union(losers.index)]
 
 
+def records(frame: pd.DataFrame) -> list[Any]:
+    """The rows of a frame as named tuples."""
+    return list(frame.itertuples(index=False))
+
+
 def value_at(trial: FrozenTrial, epoch: int) -> float:
     """The validation RMSE that a trial reported at this epoch, NaN when it did not get there."""
     return float(trial.intermediate_values.get(epoch, math.nan))
