@@ -2,11 +2,9 @@
 
 import argparse
 import shlex
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +23,7 @@ EXAMPLES = """\
   python -m vadtune.search breast_cancer --model vad --missing-rate 0.2 --trials 60
   python -m vadtune.search table.csv --model vae --time-budget 1h --name tonight
   python -m vadtune.search table.csv --model vae --time-budget 1h --name tonight --resume
-  python -m vadtune.search mnist --model vad --set model.latent_dim=64 --set "train.learning_rate={low=1e-4, high=1e-2, log=true}"
+  python -m vadtune.search mnist --set model.latent_dim=64 --set "train.learning_rate={low=1e-4, high=1e-2, log=true}"
   python -m vadtune.search digits --model vad --space my_space.toml --dry-run csv
 
 Without --trials and --time-budget the search takes about two minutes. What is shown and printed is the error over
@@ -193,7 +191,7 @@ def run_folder(args: argparse.Namespace) -> Path:
     stem = Path(args.dataset.partition(":")[0]).name.partition(".")[0]
     safe = "".join(c if c.isascii() and (c.isalnum() or c in "_-") else "_" for c in stem)[:40].strip("_-") or "table"
     default = f"{safe}-{args.model}-{datetime.now():%Y%m%d-%H%M%S}"
-    folder = (args.runs / check_run_name(args.name if args.name is not None else default)).absolute()
+    folder: Path = (args.runs / check_run_name(args.name if args.name is not None else default)).absolute()
     exists = (folder / "settings.json").exists()
     if args.resume and args.name is None:
         raise ConfigError("--resume: say which run with --name.")
@@ -394,7 +392,7 @@ def _export(plan: "Plan", problem: "Problem", top: int) -> list["Winner"]:
     trials = top_trials(read_study(plan.study_path), top, plan.storage.exists)
     if not trials[0].is_complete:
         cli.say(
-            "No trial came to its end: the best unfinished one is used. A longer --time-budget with --resume does better."
+            "No trial came to its end: the best unfinished one is used. Go on with --resume and a longer --time-budget."
         )
     folders = [plan.folder / "best", *(plan.folder / "top" / str(rank) for rank in range(2, len(trials) + 1))]
     return [export_trial(trial, plan.storage, problem, at) for trial, at in zip(trials, folders, strict=True)]
@@ -421,8 +419,8 @@ def _say_begin(problem: "Problem", plan: "Plan") -> None:
     rate = problem.config.missing_rate
     cli.say(
         f"{table.name}: {table.n_rows:,} rows x {table.n_features} columns ({table.source})",
-        f"{about['n_train']:,} rows to train on, {about['n_validation']:,} to compare trials, {about['n_test']:,} for the "
-        f"final score; {rate:.0%} of the cells hidden ({problem.config.mechanism.kind})",
+        f"{about['n_train']:,} rows to train on, {about['n_validation']:,} to compare trials, {about['n_test']:,} for "
+        f"the final score; {rate:.0%} of the cells hidden ({problem.config.mechanism.kind})",
         f"run folder: {plan.folder}",
         f"watch it:   python -m vadtune.report {shlex.quote(str(plan.folder))} --live",
     )

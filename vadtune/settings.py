@@ -5,7 +5,7 @@ import json
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args, overload
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
@@ -22,7 +22,15 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-def parse(kind: type[T] | Any, values: object, source: str) -> T:
+@overload
+def parse(kind: type[T], values: object, source: str) -> T: ...
+
+
+@overload
+def parse(kind: object, values: object, source: str) -> Any: ...
+
+
+def parse(kind: Any, values: object, source: str) -> Any:
     """Make settings of plain values.
 
     Args:
@@ -33,7 +41,7 @@ def parse(kind: type[T] | Any, values: object, source: str) -> T:
     Raises:
         ConfigError: Names all mistakes at once, each by its dotted path.
     """
-    adapter: TypeAdapter[T] = TypeAdapter(kind)
+    adapter: TypeAdapter[Any] = TypeAdapter(kind)
     try:
         return adapter.validate_python(values)
     except ValidationError as error:

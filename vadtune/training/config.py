@@ -28,10 +28,9 @@ class TrainConfig(Settings):
 class InferConfig(Settings):
     """How the posteriors of unseen rows are found, the decoder fixed."""
 
-    n_steps: int = Field(300, ge=1)
-    learning_rate: float = Field(0.1, gt=0.0)
-    tolerance: float = Field(1e-4, ge=0.0)
-    warm_steps: int = Field(10, ge=1)
+    n_steps: int = Field(100, ge=1)
+    tolerance: float = Field(3e-3, ge=0.0)
+    warm_steps: int = Field(5, ge=1)
     batch_size: int = Field(4096, ge=1)
 
 

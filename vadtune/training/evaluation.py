@@ -12,7 +12,7 @@ from torch import Tensor
 from vadtune.data.masks import Mechanism
 from vadtune.data.metrics import column_errors, mae, rmse, rmse_minmax
 from vadtune.data.splits import Holdout, Rows
-from vadtune.data.tables import FloatArray
+from vadtune.data.tables import FloatArray, IntArray
 from vadtune.errors import DataError
 from vadtune.training.artifact import Artifact
 from vadtune.training.inference import with_curvature
@@ -107,7 +107,7 @@ def draw(artifact: Artifact, x: Float[Tensor, "N D"], n_draws: int, seed: int) -
     return torch.stack([artifact.model.decoder(posterior.sample(rng)) for _ in range(n_draws)])
 
 
-def latents_2d(artifact: Artifact, holdout: Holdout, labels: FloatArray | None) -> Arrays:
+def latents_2d(artifact: Artifact, holdout: Holdout, labels: IntArray | None) -> Arrays:
     """Two principal components of the posterior means, with each row's label and RMSE."""
     x = as_tensor(holdout.rows.x)
     posterior = artifact.posterior(x)

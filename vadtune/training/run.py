@@ -20,7 +20,7 @@ from vadtune.errors import Diverged
 from vadtune.models.base import Model
 from vadtune.models.objective import Batch
 from vadtune.training.config import TrialConfig
-from vadtune.training.inference import RowAdam, infer
+from vadtune.training.inference import descend, infer
 from vadtune.training.trainer import Trainer
 
 Tensors = dict[str, Tensor]
@@ -44,7 +44,7 @@ class TrialRun:
         self.trainer = Trainer(config, as_tensor(train.x), torch.device(device))
         self.validation = Batch.of(as_tensor(validation.rows.x)).to(torch.device(device))
         self.truth = validation.truth
-        self.warm: RowAdam | None = None
+        self.warm: Tensor | None = None  # validation latents, from report to report
         self.best_epoch = 0
         self.best_rmse = math.inf
         self.best_weights: Tensors = {}
@@ -105,7 +105,6 @@ class TrialRun:
             "plateau": vars(self.trainer.plateau),
             "best_epoch": self.best_epoch,
             "best_rmse": self.best_rmse,
-            "warm_steps": self.warm.n_steps if self.warm else None,
             "train_s": self.train_s,
             "infer_s": self.infer_s,
         }
@@ -123,10 +122,9 @@ class TrialRun:
         model = self.trainer.model.eval()
         if model.max_refinement_steps is not None:
             return infer(model, self.validation, self.config.infer).mean
-        if self.warm is None:
-            self.warm = RowAdam(model.start(self.validation).mean, self.config.infer.learning_rate)
-        self.warm.descend(model, self.validation, self.config.infer.warm_steps)
-        return self.warm.mean
+        start = model.start(self.validation).mean if self.warm is None else self.warm
+        self.warm = descend(model, self.validation, start, self.config.infer.warm_steps)
+        return self.warm
 
     def _score(self, mean: Float[Tensor, "N L"], model: Model | None = None) -> float:
         with torch.no_grad():
@@ -140,8 +138,8 @@ class TrialRun:
         tensors |= {f"best.{name}": tensor for name, tensor in self.best_weights.items()}
         for index, moments in trainer.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in moments.items() if tensor is not None}
-        if self.warm:
-            tensors |= {f"warm.{name}": getattr(self.warm, name) for name in WARM_TENSORS}
+        if self.warm is not None:
+            tensors["warm"] = self.warm
         tensors["rng"] = trainer.rng.get_state()
         return {name: tensor.contiguous() for name, tensor in tensors.items()}
 
@@ -161,12 +159,7 @@ class TrialRun:
         self.best_weights = _under("best.", tensors)
         self.best_epoch, self.best_rmse = state["best_epoch"], state["best_rmse"]
         self.train_s, self.infer_s = state["train_s"], state["infer_s"]
-        if state["warm_steps"] is not None:
-            warm = _under("warm.", tensors)
-            self.warm = RowAdam(warm["mean"], self.config.infer.learning_rate)
-            self.warm.n_steps = state["warm_steps"]
-            for name in WARM_TENSORS:
-                setattr(self.warm, name, warm[name])
+        self.warm = tensors.get("warm")
 
 
 def load_best_model(folder: Path, n_features: int) -> tuple[TrialConfig, Model]:
@@ -176,9 +169,6 @@ def load_best_model(folder: Path, n_features: int) -> tuple[TrialConfig, Model]:
     model = config.model.build(n_features)
     model.load_state_dict(_under("best.", load_file(folder / "run.safetensors")))
     return config, model.eval()
-
-
-WARM_TENSORS = ("mean", "moment1", "moment2", "learning_rate")
 
 
 def as_tensor(x: FloatArray) -> Tensor:

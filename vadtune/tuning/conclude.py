@@ -169,7 +169,7 @@ def write_arrays(path: Path, arrays: Arrays) -> None:
     """Write arrays as `.npz` in the same way."""
     temporary = path.with_name(f".{path.name}.tmp")
     with temporary.open("wb") as file:
-        np.savez_compressed(file, **arrays)
+        np.savez_compressed(file, allow_pickle=False, **arrays)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)

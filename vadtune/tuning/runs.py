@@ -11,10 +11,14 @@ from vadtune.tuning.storage import Storage
 class Run(Protocol):
     """A trial in the making; see `training.run.TrialRun`."""
 
-    epoch: int
     best_epoch: int
     train_s: float
     infer_s: float
+
+    @property
+    def epoch(self) -> int:
+        """How many epochs are done."""
+        ...
 
     def advance(self, to_epoch: int) -> float:
         """Train up to an epoch; returns the imputation_rmse there. Raises Diverged."""
