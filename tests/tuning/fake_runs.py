@@ -81,14 +81,15 @@ class FakeRuns:
     journal: Path | None = None
 
     def prepare_process(self, seed: int, n_threads: int) -> None:
-        pass
+        """Nothing is shared."""
 
-    def start(self, config: Nested, data: Any, max_epochs: int, device: str) -> FakeRun:
+    def start(self, config: Nested, data: Any, max_epochs: int, device: str) -> FakeRun:  # noqa: ARG002
         self._note(config, "start")
-        assert data["rows"].sum() == 10 and not data["rows"].flags.writeable
+        assert data["rows"].sum() == 10
+        assert not data["rows"].flags.writeable
         return FakeRun(FakeConfig.model_validate(config), max_epochs, self.epoch_s, self.spoils)
 
-    def load(self, folder: Path, config: Nested, data: Any, max_epochs: int, device: str) -> FakeRun:
+    def load(self, folder: Path, config: Nested, data: Any, max_epochs: int, device: str) -> FakeRun:  # noqa: ARG002
         state = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         self._note(config, f"load {state['epoch']}")
         run = FakeRun(FakeConfig.model_validate(config), max_epochs, self.epoch_s, self.spoils)

@@ -25,6 +25,7 @@ ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",  # the new output prints boxes to stdout even if it is to be silent
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_prestart_worker_first_driver": "0",  # trial actors have an environment of their own and never use those
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # 4 ms a report
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # signals are ours: see `runner`
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000",  # Tune's own state is never restored from: the study is the record
@@ -34,7 +35,7 @@ ENVIRONMENT = {
 _TEMP_PREFIX = "vadtune-ray-"
 
 
-class ClusterLost(VadtuneError):  # noqa: N818
+class ClusterLost(VadtuneError):
     """No node of the cluster answers any more."""
 
     exit_code = 1
@@ -48,10 +49,13 @@ class Cluster:
     Args:
         address: Of a running cluster (`auto`, `HOST:PORT`); None to start one on this machine.
         runtime_env: Environment and code for the workers of a running cluster.
+        n_cpus: How many CPUs of this machine to use; all of them if not given.
     """
 
-    def __init__(self, address: str | None = None, runtime_env: dict[str, Any] | None = None) -> None:
-        self.address, self.runtime_env = address, runtime_env
+    def __init__(
+        self, address: str | None = None, runtime_env: dict[str, Any] | None = None, n_cpus: int | None = None
+    ) -> None:
+        self.address, self.runtime_env, self.n_cpus = address, runtime_env, n_cpus
         self._ready: Future[bool] = Future()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._live, name="vadtune-ray", daemon=True)
@@ -100,6 +104,8 @@ class Cluster:
             if is_ours:
                 folder = _temporary_folder() if self.address is None else None
                 self._connect(folder)
+                # Or Ray prints what happens to workers to stdout, on exit too. The study tells it.
+                ray._private.worker._worker_logs_enabled = False
             self._ready.set_result(is_ours)
         except BaseException as error:  # noqa: BLE001 – carried to whoever waits
             self._ready.set_exception(error)
@@ -107,6 +113,7 @@ class Cluster:
         self._over.wait()
         if is_ours:
             ray.shutdown()
+            ray._private.worker._worker_logs_enabled = True
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -115,7 +122,7 @@ class Cluster:
 
         options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
         if folder is not None:
-            ray.init(include_dashboard=False, _temp_dir=str(folder), **options)
+            ray.init(num_cpus=self.n_cpus, include_dashboard=False, _temp_dir=str(folder), **options)
             return
         try:
             ray.init(address=self.address, runtime_env=self.runtime_env, **options)

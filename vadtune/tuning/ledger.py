@@ -36,13 +36,11 @@ class Task:
     Attributes:
         config: Nested settings, the trial's own seed included.
         checkpoint: Where to go on from, if it was interrupted.
-        reported: What it reported up to that checkpoint, epoch -> imputation_rmse.
     """
 
     number: int
     config: Nested
     checkpoint: str | None
-    reported: Mapping[int, float]
 
 
 @dataclass
@@ -130,8 +128,12 @@ class Ledger:
         self.waiting.discard(trial.number)
         self.live[ray_id] = LiveTrial(trial, dict(before.intermediate_values), checkpoint, epoch)
         config = self.space.config(params) | {"seed": draw_seed(self.seed, trial.number)}
-        reported = {at: value for at, value in before.intermediate_values.items() if at <= epoch}
-        return Task(trial.number, config, checkpoint, reported)
+        return Task(trial.number, config, checkpoint)
+
+    def passed(self, ray_id: str) -> dict[int, float]:
+        """What a trial reported up to where it is, epoch -> imputation_rmse; more may lie before a resumed one."""
+        live = self.live[ray_id]
+        return {epoch: value for epoch, value in live.values.items() if epoch <= live.epoch}
 
     def report(self, ray_id: str, result: Result) -> None:
         """Record a report; an epoch that a resumed trial reports again keeps its first value."""

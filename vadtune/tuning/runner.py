@@ -141,7 +141,9 @@ class Session:
         self.nodes: tuple[int, float] = (0, 0.0)
 
     def prepare(self) -> None:
-        """Open the study, put back what a kill left RUNNING, enqueue the first points."""
+        """Open the study, put back what a kill left RUNNING, enqueue the first points; Ray starts meanwhile."""
+        import ray.tune  # noqa: F401 – takes 2 seconds
+
         plan = self.plan
         self.study = open_study(plan.study_path)
         requeue_running(self.study)

@@ -1,5 +1,6 @@
 """What proposes params: one class each, named in the union `Sampler`."""
 
+import warnings
 from typing import Annotated, Literal
 
 import numpy as np
@@ -74,13 +75,14 @@ class QMC(SamplerSettings):
     def build(self, seed: int, n_asked: int) -> optuna.samplers.BaseSampler:
         """The sampler; the sequence is scrambled by the search's seed alone, so that a resumed search goes on in it."""
         independent = optuna.samplers.RandomSampler(seed=draw_seed(seed, n_asked))
-        return optuna.samplers.QMCSampler(
-            scramble=True,
-            seed=draw_seed(seed, 0),
-            independent_sampler=independent,
-            warn_asynchronous_seeding=False,
-            warn_independent_sampling=False,
-        )
+        with warnings.catch_warnings(action="ignore", category=optuna.exceptions.ExperimentalWarning):
+            return optuna.samplers.QMCSampler(
+                scramble=True,
+                seed=draw_seed(seed, 0),
+                independent_sampler=independent,
+                warn_asynchronous_seeding=False,
+                warn_independent_sampling=False,
+            )
 
 
 class Random(SamplerSettings):

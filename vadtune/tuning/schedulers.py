@@ -159,7 +159,8 @@ def seed_rungs(scheduler: "TrialScheduler", histories: Histories) -> None:
     if isinstance(scheduler, AsyncHyperBandScheduler):
         _seed_asha(scheduler, histories)
     elif isinstance(scheduler, MedianStoppingRule):
-        for name, history in histories.items():
+        # The rule looks at the last report of every trial it knows: one without any would break it.
+        for name, history in ((name, history) for name, history in histories.items() if history):
             reports = [{TIME: epoch, OBJECTIVE: value} for epoch, value in sorted(history.items())]
             scheduler._results[name].extend(reports)
 

@@ -70,8 +70,7 @@ class Governor(TrialScheduler):
     def __init__(self, inner: TrialScheduler, ledger: Ledger, concurrent: int, stopping: threading.Event) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.inner, self.ledger, self.concurrent, self.stopping = inner, ledger, concurrent, stopping
-        self.reported = ledger.histories()
-        seed_rungs(inner, self.reported)
+        seed_rungs(inner, ledger.histories())
 
     @property
     def supports_buffered_results(self) -> bool:
@@ -85,10 +84,8 @@ class Governor(TrialScheduler):
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
         """A trial begins, or begins again; the rungs behind an interrupted one count as passed."""
         self.inner.on_trial_add(tune_controller, trial)
-        live = self.ledger.live.get(trial.trial_id)
-        if live is not None:
-            passed = {epoch: value for epoch, value in live.values.items() if epoch <= live.epoch}
-            seed_rungs(self.inner, {trial.trial_id: passed})
+        if trial.trial_id in self.ledger.live:
+            seed_rungs(self.inner, {trial.trial_id: self.ledger.passed(trial.trial_id)})
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         """Go on, pause or stop."""

@@ -32,6 +32,19 @@ class Space:
     leaves: Mapping[str, Leaf]
     first: tuple[Params, ...] = ()
 
+    def fixed(self, path: str, default: Any) -> Any:
+        """The value of a setting that the whole search shares.
+
+        Raises:
+            ConfigError: The space gives a range for it.
+        """
+        leaf = self.leaves.get(path)
+        if leaf is None:
+            return default
+        if not isinstance(leaf, Fixed):
+            raise ConfigError(f"{path} is the same for all trials of a search: give a value, not a range.")
+        return leaf.value
+
     def suggest(self, trial: optuna.Trial) -> Params:
         """Draw the params of one trial, by dotted path; fixed values and what does not apply are left out."""
         values: Params = {}
@@ -244,8 +257,9 @@ def _may_apply(leaf: Leaf, point: Params, space: Space) -> bool:
     """Whether the conditions of a leaf hold at a point, or can hold where the point leaves them open."""
     for named, allowed in leaf.when.items():
         decider = space.leaves[named]
-        if named in point or isinstance(decider, Fixed):
-            if not is_one_of(point.get(named, decider.ends()[0]), allowed):
+        if isinstance(decider, Fixed) or named in point:
+            value = decider.value if isinstance(decider, Fixed) else point[named]
+            if not is_one_of(value, allowed):
                 return False
         elif not any(decider.contains(value) for value in allowed):
             return False
@@ -253,25 +267,25 @@ def _may_apply(leaf: Leaf, point: Params, space: Space) -> bool:
 
 
 def _refused_ends(space: Space, config_class: type[Settings], source: str, replaced: Params) -> list[str]:
-    """What the settings of a trial say to the ends of every range."""
-    mistakes: list[str] = []
-    for path, leaf in space.leaves.items():
-        where = "--set" if path in replaced else source
-        for value in leaf.ends():
-            mistakes += _complaints(config_class, _point_with(space, {path: value}), where)
-    for number, point in enumerate(space.first, 1):
-        mistakes += _complaints(config_class, _point_with(space, point), f"{source}: first point {number}")
-    return list(dict.fromkeys(mistakes))
+    """What the settings of a trial say to the ends of every range, and to the first points."""
+    points = [{path: value} for path, leaf in space.leaves.items() for value in leaf.ends()]
+    complaints = [line for point in points for line in _complaints(config_class, _point_with(space, point))]
+    if not complaints:
+        # An end that is refused would be refused in every first point again.
+        for number, point in enumerate(space.first, 1):
+            found = _complaints(config_class, _point_with(space, point))
+            complaints += [f"first point {number}: {line}" for line in found]
+    return [f"{'--set' if line.split(' ')[0] in replaced else source}: {line}" for line in dict.fromkeys(complaints)]
 
 
-def _complaints(config_class: type[Settings], values: Params, where: str) -> list[str]:
+def _complaints(config_class: type[Settings], values: Params) -> list[str]:
     nested: Nested = {}
     try:
         for path, value in values.items():
             set_path(nested, path, value)
-        parse(config_class, nested, where)
+        parse(config_class, nested, "")
     except ConfigError as error:
-        return str(error).split("\n")
+        return [line.removeprefix(": ") for line in str(error).split("\n")]
     return []
 
 

@@ -1,0 +1,62 @@
+"""One Ray for all tests that need it, and small searches over fake runs."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.tuning import fake_runs
+from tests.tuning.fake_runs import FakeConfig, FakeRuns
+from vadtune.settings import Nested
+from vadtune.tuning.cluster import Cluster
+from vadtune.tuning.runner import Outcome, Plan, run_search
+from vadtune.tuning.samplers import TPE
+from vadtune.tuning.schedulers import ASHA
+from vadtune.tuning.space import Space, make_space
+from vadtune.tuning.storage import open_storage
+
+LINE: Nested = {"model": {"x": {"low": -3.0, "high": 3.0}, "depth": {"low": 1, "high": 8}}}
+
+Search = Callable[..., Outcome]
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    import ray
+
+    # Workers get the class itself: they need not find the tests.
+    ray.cloudpickle.register_pickle_by_value(fake_runs)
+    with Cluster(n_cpus=2) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def line() -> Space:
+    """A space of one number that matters and one that does not."""
+    return make_space(LINE, FakeConfig, "line.toml")
+
+
+@pytest.fixture
+def plan(tmp_path: Path, line: Space) -> Plan:
+    """A search of six short trials."""
+    return Plan(
+        folder=tmp_path,
+        storage=open_storage(str(tmp_path)),
+        space=line,
+        sampler=TPE(),
+        scheduler=ASHA(),
+        max_epochs=45,
+        n_trials=6,
+    )
+
+
+@pytest.fixture
+def search(cluster: Cluster) -> Search:
+    """Run a search of fake runs on the shared cluster."""
+
+    def run(plan: Plan, runs: FakeRuns | None = None, progress: Any = None) -> Outcome:
+        return run_search(plan, {"rows": np.arange(5)}, runs or FakeRuns(), progress, cluster)
+
+    return run

@@ -1,0 +1,207 @@
+"""Whole searches on one Ray."""
+
+import dataclasses
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from optuna.trial import TrialState
+
+from tests.tuning.fake_runs import FakeConfig, FakeRuns
+from vadtune.errors import ConfigError
+from vadtune.settings import parse
+from vadtune.tuning.runner import run_search
+from vadtune.tuning.samplers import Grid
+from vadtune.tuning.schedulers import NoScheduler, Scheduler
+from vadtune.tuning.space import make_space
+from vadtune.tuning.storage import open_storage
+from vadtune.tuning.study import best_trial, count_states, read_study
+
+pytestmark = pytest.mark.cluster
+ROOT = Path(__file__).parents[2]
+
+
+def trials(plan):
+    return read_study(plan.study_path).trials
+
+
+def checkpoints(plan):
+    return sorted(plan.folder.glob("ray/*/checkpoint_*"))
+
+
+class Snapshots:
+    """Keeps what it is told."""
+
+    def __init__(self):
+        self.all = []
+
+    def update(self, snapshot):
+        self.all.append(snapshot)
+
+
+def test_every_trial_ends_in_its_true_state_with_all_that_it_reported(search, plan):
+    plan = dataclasses.replace(plan, n_trials=12)
+    snapshots = Snapshots()
+    outcome = search(plan, progress=snapshots)
+    assert outcome.end == "finished"
+    assert outcome.trials["complete"] + outcome.trials["pruned"] == 12
+    assert outcome.trials["complete"] >= 1
+    assert outcome.trials["pruned"] >= 1
+    for trial in trials(plan):
+        assert trial.user_attrs["epochs"] == trial.last_step
+        if trial.state == TrialState.COMPLETE:
+            assert trial.last_step == 45
+            assert trial.value == pytest.approx(trial.intermediate_values[45] - 1e-6)
+        else:
+            assert trial.last_step in (5, 15)
+            assert trial.user_attrs["stopped_by"] == f"rung {trial.last_step}"
+    storage = open_storage(str(plan.folder))
+    best = best_trial(read_study(plan.study_path), storage.exists)
+    assert best.checkpoint is not None
+    assert checkpoints(plan) == [plan.folder / best.checkpoint]
+    assert (plan.folder / "trials.csv").read_text(encoding="utf-8").count("\n") == 13
+    assert not list(plan.folder.glob("ray/*.pkl"))
+    assert not (plan.folder / "search.lock").exists()
+    assert snapshots.all[-1].n_trials == 12
+
+
+def test_failures_are_told_by_their_reason_and_the_search_goes_on(search, plan):
+    kinds = ["quiet", "diverging", "broken", "hungry", "mortal"]
+    space = make_space({"model": {"kind": {"choices": kinds}, "fuse": 3}}, FakeConfig, "space")
+    plan = dataclasses.replace(
+        plan, space=space, sampler=Grid(), scheduler=NoScheduler(), max_epochs=6, n_trials=None, concurrent=2
+    )
+    assert search(plan).trials == {"complete": 1, "pruned": 0, "failed": 4, "running": 0, "waiting": 0}
+    failures = {trial.params["model.kind"]: trial.user_attrs.get("failure") for trial in trials(plan)}
+    assert failures["diverging"] == "the loss is nan after epoch 3"
+    assert failures["broken"] == "ValueError: a bug in the model"
+    assert failures["hungry"] == "memory: cannot allocate 10 TB"
+    assert "worker process died" in failures["mortal"]
+
+
+def test_a_trial_whose_worker_is_killed_goes_on_from_its_checkpoint(search, plan, tmp_path):
+    space = make_space({"model": {"kind": "killed", "fuse": 20}}, FakeConfig, "space")
+    plan = dataclasses.replace(plan, space=space, n_trials=1)
+    runs = FakeRuns(spoils=tmp_path / "killed", journal=tmp_path / "journal")
+    assert search(plan, runs).trials["complete"] == 1
+    lines = [line.split(" ", 1)[1] for line in (tmp_path / "journal").read_text(encoding="utf-8").splitlines()]
+    assert lines == ["start", "load 15"]
+
+
+@pytest.mark.parametrize("kind", ["hyperband", "median"])
+def test_other_schedulers_finish_too(search, plan, kind):
+    plan = dataclasses.replace(plan, scheduler=parse(Scheduler, {"kind": kind}, "s"), max_epochs=9, n_trials=8)
+    outcome = search(plan)
+    assert outcome.trials["complete"] + outcome.trials["pruned"] == 8
+    assert outcome.trials["complete"] >= 1
+    assert len(checkpoints(plan)) == 1
+
+
+def test_one_at_a_time_a_seed_repeats_to_the_digit(search, plan):
+    def table(name):
+        folder = plan.folder / name
+        storage = open_storage(str(folder))
+        one = dataclasses.replace(plan, folder=folder, storage=storage, concurrent=1, n_trials=14)
+        search(one)
+        return [(t.number, t.state, t.value, t.params, t.intermediate_values) for t in trials(one)]
+
+    assert table("a") == table("b")
+
+
+def test_at_the_end_of_the_time_running_trials_are_saved_and_wait_and_are_gone_on_with(search, plan, tmp_path):
+    slow = dataclasses.replace(plan, n_trials=None, time_budget_s=12.0, scheduler=NoScheduler())
+    journal = tmp_path / "journal"
+    outcome = search(slow, FakeRuns(epoch_s=0.5, journal=journal))
+    assert outcome.end == "time budget"
+    assert outcome.seconds < 17.0
+    assert outcome.trials == {"complete": 0, "pruned": 0, "failed": 0, "running": 0, "waiting": 2}
+    waiting = trials(slow)
+    assert all(t.user_attrs["checkpoint_epoch"] == t.last_step for t in waiting)
+    assert len(checkpoints(slow)) == 2
+    journal.unlink()
+    outcome = search(dataclasses.replace(slow, n_trials=2, time_budget_s=None), FakeRuns(journal=journal))
+    assert outcome.trials == {"complete": 2, "pruned": 0, "failed": 0, "running": 0, "waiting": 0}
+    loads = sorted(line.split(" ", 1)[1] for line in journal.read_text(encoding="utf-8").splitlines())
+    assert loads == sorted(f"load {trial.last_step}" for trial in waiting)
+    for before, after in zip(waiting, trials(slow), strict=True):
+        assert before.params == after.params
+        assert before.intermediate_values.items() <= after.intermediate_values.items()
+
+
+def test_more_trials_may_be_asked_of_a_finished_search(search, plan):
+    search(plan)
+    before = trials(plan)
+    outcome = search(dataclasses.replace(plan, n_trials=8))
+    assert outcome.trials["complete"] + outcome.trials["pruned"] == 8
+    assert trials(plan)[:6] == before
+    assert len({tuple(trial.params.items()) for trial in trials(plan)}) == 8
+
+
+def test_a_trial_that_is_too_large_is_refused_before_anything_starts(plan):
+    with pytest.raises(ConfigError, match="--cpus-per-trial 1000: this machine has"):
+        run_search(dataclasses.replace(plan, cpus_per_trial=1000.0), None, FakeRuns())
+    assert not plan.study_path.exists()
+
+
+def test_a_gpu_that_is_not_there_is_refused(search, plan):
+    with pytest.raises(ConfigError, match="--gpus-per-trial 1: the largest node has 0 GPUs"):
+        search(dataclasses.replace(plan, gpus_per_trial=1.0))
+
+
+class Driver:
+    """A search in a process of its own."""
+
+    def __init__(self, folder: Path, n_trials: int, epoch_s: float) -> None:
+        command = [sys.executable, "-m", "tests.tuning.driver", str(folder), str(n_trials), str(epoch_s)]
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        self.process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+
+    def wait_for(self, pattern: str) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            if re.match(pattern, line):
+                return
+        raise AssertionError(f"the driver ended without saying {pattern}")
+
+    def end(self) -> str:
+        output, errors = self.process.communicate(timeout=60)
+        assert "Traceback" not in errors
+        return output
+
+
+def test_nothing_finished_is_lost_or_doubled_by_killing_the_driver(search, plan):
+    driver = Driver(plan.folder, 10, 0.05)
+    driver.wait_for("ended [3-9] running [12]")
+    driver.process.kill()
+    driver.end()
+    before = [trial for trial in trials(plan) if trial.state.is_finished()]
+    assert len(before) >= 3
+    outcome = search(dataclasses.replace(plan, n_trials=10))
+    assert outcome.trials["running"] == outcome.trials["waiting"] == 0
+    after = trials(plan)
+    assert len(after) == outcome.trials["complete"] + outcome.trials["pruned"] == 10
+    assert [after[trial.number] for trial in before] == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_saves_what_runs(plan, number):
+    driver = Driver(plan.folder, 30, 0.1)
+    driver.wait_for("ended 1 running 2")
+    began = time.monotonic()
+    driver.process.send_signal(number)
+    output = driver.end()
+    assert time.monotonic() - began < 20
+    assert output.startswith("interrupted")
+    counts = count_states(read_study(plan.study_path))
+    assert counts["running"] == 0
+    assert 1 <= counts["waiting"] <= 2
+    waiting = [trial for trial in trials(plan) if trial.state == TrialState.WAITING]
+    assert all(trial.user_attrs["checkpoint_epoch"] == trial.last_step for trial in waiting)
+    assert not (plan.folder / "search.lock").exists()
