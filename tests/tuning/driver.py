@@ -1,4 +1,4 @@
-"""A search of fake runs in a process of its own, to be killed: `python -m tests.tuning.driver FOLDER N_TRIALS EPOCH_S`."""
+"""A search of fake runs in a process to be killed: `python -m tests.tuning.driver FOLDER N_TRIALS EPOCH_S`."""
 
 import sys
 from pathlib import Path
