@@ -1,0 +1,45 @@
+"""The encoder: what it reads, and what it must not."""
+
+import torch
+from torch.testing import assert_close
+
+from tests.models.examples import holes, normal
+from vadtune.models.objective import Batch
+from vadtune.models.vae import MAX_LOG_VAR, VAEConfig, encode
+
+
+def test_the_encoder_reads_the_zero_filled_row_and_its_observed_mask():
+    model = VAEConfig(latent_dim=3).build(4)
+    x = holes(normal(6, 4))
+    posterior = model.start(Batch.of(x))
+    outputs = model.encoder(torch.cat([x.nan_to_num(0.0), (~x.isnan()).float()], 1))
+    assert_close(posterior.mean, outputs[:, :3])
+    assert_close(posterior.log_var, outputs[:, 3:])
+
+
+def test_an_observed_zero_is_not_a_hole():
+    model = VAEConfig(latent_dim=3).build(2)
+    zero, hole = (model.start(Batch.of(torch.tensor([[1.0, cell]]))).mean for cell in (0.0, torch.nan))
+    assert not zero.equal(hole)
+
+
+def test_variances_of_wild_inputs_stay_finite():
+    posterior = encode(VAEConfig(latent_dim=3).build(4).encoder, Batch.of(1e9 * normal(6, 4)))
+    assert posterior.log_var.abs().max() <= MAX_LOG_VAR
+    assert posterior.kl().isfinite().all()
+
+
+def test_training_posteriors_are_the_encoder_s_and_hold_no_weights_of_their_own():
+    model, batch = VAEConfig(latent_dim=3).build(4), Batch.of(normal(6, 4))
+    posteriors = model.training_posteriors(batch, torch.Generator())
+    assert not list(posteriors.parameters())
+    assert not posteriors.state_dict()
+    index = torch.tensor([4, 1])
+    assert_close(posteriors.of(index, batch.rows(index)).mean, model.start(batch).mean[index])
+
+
+def test_the_encoder_learns_by_the_gradient_of_the_loss():
+    model, batch = VAEConfig(latent_dim=3).build(4), Batch.of(holes(normal(6, 4)))
+    posterior = model.start(batch)
+    model.loss(batch, posterior, posterior.sample(torch.Generator().manual_seed(0))).sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.encoder.parameters())
