@@ -20,7 +20,7 @@ class TrainingPosteriors(nn.Module, ABC):
 
     @abstractmethod
     def update(self, learning_rate: float) -> None:
-        """Move what the last batch asked for along its gradients; called after each backward pass."""
+        """Move what the last batch asked for along its gradients; called after backward of its mean row loss."""
 
 
 class Model(nn.Module, ABC):

@@ -106,15 +106,18 @@ class LatentTable(TrainingPosteriors):
 
     @torch.no_grad()
     def update(self, learning_rate: float) -> None:
-        """One Adam step for the rows that `of` handed out last."""
+        """One Adam step for the rows that `of` handed out last, each along the gradient of its own loss."""
         assert self._asked is not None
         index, leaf = self._asked
         assert leaf.grad is not None
+        # The batch's loss is the mean of its rows' losses. Without its size a row's moments would mix gradients of
+        # different scales: one visit in a small last batch would slow it down for a hundred visits.
+        gradient = leaf.grad * len(leaf)
         beta1, beta2 = self.BETAS
         state = self.table[index]
         count = self.n_updates[index] + 1
-        moment1 = state[:, 1].lerp_(leaf.grad, 1 - beta1)
-        moment2 = state[:, 2].mul_(beta2).addcmul_(leaf.grad, leaf.grad, value=1 - beta2)
+        moment1 = state[:, 1].lerp_(gradient, 1 - beta1)
+        moment2 = state[:, 2].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
         step = (-learning_rate / (1 - beta1**count)).unsqueeze(1) * moment1
         scale = moment2.div((1 - beta2**count).unsqueeze(1)).sqrt_().add_(self.EPSILON)
         state[:, 0].addcdiv_(step, scale)

@@ -66,8 +66,7 @@ class Trainer:
         batch = self.batch.rows(index)
         posterior = self.posteriors.of(index, batch)
         losses = self.model.loss(batch, posterior, posterior.sample(self.rng))
-        # The network follows the mean of the row losses; a row's own posterior follows its own loss, unscaled,
-        # which Adam's invariance to scale gives without a second pass.
+        # The network follows the mean of the row losses; each posterior takes its own row's share of that gradient.
         self.optimizer.zero_grad(set_to_none=True)
         losses.mean().backward()
         for group in self.optimizer.param_groups:
