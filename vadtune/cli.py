@@ -10,6 +10,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from vadtune.errors import VadtuneError
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from vadtune.tuning.progress import Snapshot
 
 INTERRUPTED = 130
+MECHANISMS = ("mcar", "mar", "mnar", "block", "landmark")
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -37,6 +39,30 @@ class Parser(argparse.ArgumentParser):
         """One line on stderr, exit code 2."""
         say(f"error: {message} (see {self.prog} --help)")
         sys.exit(VadtuneError.exit_code)
+
+
+def add_data_flags(parser: argparse.ArgumentParser) -> None:
+    """What is hidden of the table; `data_values` reads the flags."""
+    data = parser.add_argument_group("what is hidden")
+    data.add_argument("--mechanism", choices=MECHANISMS, help="why cells are missing (default: mcar)")
+    data.add_argument("--missing-rate", metavar="R", type=rate, help="share of the cells to hide (default: 0.5)")
+    data.add_argument("--test-missing-rate", metavar="R", type=rate, help="another share in validation and test rows")
+    data.add_argument("--seed", metavar="N", type=seed, help="of splits, masks and all else (default: 0)")
+    add_data_dir(data)
+
+
+def add_data_dir(parser: argparse._ActionsContainer) -> None:
+    """Where datasets that have a name, but do not come with vadtune, are kept."""
+    parser.add_argument(
+        "--data-dir", metavar="DIR", type=Path, default=Path("data"), help="where datasets are kept (default: data)"
+    )
+
+
+def data_values(args: argparse.Namespace) -> dict[str, Any]:
+    """The settings of `DataConfig` that the flags give; what no flag gives is left out."""
+    values = {key: getattr(args, key) for key in ("dataset", "missing_rate", "test_missing_rate", "seed")}
+    values["mechanism"] = None if args.mechanism is None else {"kind": args.mechanism}
+    return {key: value for key, value in values.items() if value is not None}
 
 
 def run(command: Callable[[list[str]], int | None]) -> NoReturn:
@@ -151,8 +177,8 @@ def printable(text: str) -> str:
     return "".join(character if character.isprintable() or character == "\t" else "?" for character in text)
 
 
-class Console:
-    """Shows the state of a search on stderr: one live line on a terminal, a plain line now and then without one."""
+class LiveLine:
+    """What happens now, on stderr: one live line on a terminal, a plain line now and then without one."""
 
     PLAIN_EVERY_S = 15.0
 
@@ -160,20 +186,19 @@ class Console:
         self.is_terminal = sys.stderr.isatty()
         self.color = self.is_terminal and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
         self.last_plain = time.monotonic()
-        self.last_best: float | None = None
 
-    def update(self, snapshot: "Snapshot") -> None:
-        """Show the state: at once on a terminal; else when there is a new best or some seconds have passed."""
-        line = describe(snapshot)
+    def show(self, line: str, *, is_news: bool = False) -> None:
+        """Show a line: at once on a terminal; else when it is news or some seconds have passed."""
         if self.is_terminal:
             width = shutil.get_terminal_size().columns - 1
+            line = printable(line)
             text = line if len(line) <= width else line[: width - 1] + "…"
             sys.stderr.write(f"\r\x1b[K\x1b[2m{text}\x1b[0m" if self.color else f"\r{text:<{width}}")
             sys.stderr.flush()
             return
         now = time.monotonic()
-        if snapshot.best_value != self.last_best or now - self.last_plain >= self.PLAIN_EVERY_S:
-            self.last_plain, self.last_best = now, snapshot.best_value
+        if is_news or now - self.last_plain >= self.PLAIN_EVERY_S:
+            self.last_plain = now
             say(line)
 
     def clear(self) -> None:
@@ -182,6 +207,23 @@ class Console:
             width = shutil.get_terminal_size().columns - 1
             sys.stderr.write("\r\x1b[K" if self.color else f"\r{'':<{width}}\r")
             sys.stderr.flush()
+
+
+class Console:
+    """Shows the state of a search."""
+
+    def __init__(self) -> None:
+        self.line = LiveLine()
+        self.last_best: float | None = None
+
+    def update(self, snapshot: "Snapshot") -> None:
+        """Show the state; a new best is news."""
+        is_news, self.last_best = snapshot.best_value != self.last_best, snapshot.best_value
+        self.line.show(describe(snapshot), is_news=is_news)
+
+    def clear(self) -> None:
+        """Leave the live line."""
+        self.line.clear()
 
 
 def describe(snapshot: "Snapshot") -> str:

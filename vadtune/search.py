@@ -31,7 +31,6 @@ cells that were hidden on purpose: no model and no search has seen them."""
 
 SAMPLERS = ("tpe", "gp", "cmaes", "qmc", "random", "grid")
 SCHEDULERS = ("asha", "hyperband", "median", "none")
-MECHANISMS = ("mcar", "mar", "mnar", "block", "landmark")
 DEFAULT_TIME_BUDGET_S = 105.0
 BASELINE_LIMIT_S = 60.0
 N_DRY_RUN = 10
@@ -63,20 +62,8 @@ def parser() -> cli.Parser:
     space.add_argument("--time-budget", metavar="TIME", type=cli.duration, help="end after 90s, 30m, 2h …")
     space.add_argument("--sampler", choices=SAMPLERS, default="tpe", help="proposes settings (default: tpe)")
     space.add_argument("--scheduler", choices=SCHEDULERS, default="asha", help="stops poor trials (default: asha)")
-    space.add_argument(
-        "--seed", metavar="N", type=cli.seed, default=0, help="of masks, splits, proposals and trials (default: 0)"
-    )
-    data = made.add_argument_group("what is hidden")
-    data.add_argument("--mechanism", choices=MECHANISMS, default="mcar", help="why cells are missing (default: mcar)")
-    data.add_argument(
-        "--missing-rate", metavar="R", type=cli.rate, default=0.5, help="share of the cells to hide (default: 0.5)"
-    )
-    data.add_argument(
-        "--test-missing-rate", metavar="R", type=cli.rate, help="another share in validation and test rows"
-    )
-    data.add_argument(
-        "--data-dir", metavar="DIR", type=Path, default=Path("data"), help="where datasets are kept (default: data)"
-    )
+    cli.add_data_flags(made)
+    made.set_defaults(seed=0)
     where = made.add_argument_group("where it runs")
     where.add_argument(
         "--cpus-per-trial", metavar="X", type=cli.positive, default=1.0, help="CPUs or a share of one (default: 1)"
@@ -207,9 +194,9 @@ def resolve_space(args: argparse.Namespace, *, is_image: bool) -> tuple["Space",
     from vadtune.training.config import TrialConfig
     from vadtune.tuning.samplers import Sampler
     from vadtune.tuning.schedulers import Scheduler
-    from vadtune.tuning.space import find_space, load_space
+    from vadtune.tuning.space import default_space, find_space, load_space
 
-    name = args.space or f"{args.model}_{'images' if is_image else 'tables'}"
+    name = args.space or default_space(args.model, is_image=is_image)
     overrides = parse_assignments(args.set)
     if args.max_epochs is not None:
         overrides = merge(overrides, {"train": {"n_epochs": args.max_epochs}})
@@ -225,20 +212,10 @@ def resolve_space(args: argparse.Namespace, *, is_image: bool) -> tuple["Space",
 
 def load_problem(args: argparse.Namespace) -> "Problem":
     """The table, its splits and what is hidden."""
-    from vadtune.data.datasets import load
-    from vadtune.data.splits import DataConfig, split
-    from vadtune.tuning.conclude import Problem
+    from vadtune.data.splits import DataConfig
+    from vadtune.tuning.conclude import load_problem
 
-    values = {
-        "dataset": args.dataset,
-        "mechanism": {"kind": args.mechanism},
-        "missing_rate": args.missing_rate,
-        "test_missing_rate": args.test_missing_rate,
-        "seed": args.seed,
-    }
-    config = parse(DataConfig, values, "flags")
-    table = load(args.dataset, data_dir=args.data_dir)
-    return Problem(table, config, split(table, config))
+    return load_problem(parse(DataConfig, cli.data_values(args), "flags"), args.data_dir)
 
 
 def make_plan(args: argparse.Namespace, folder: Path, space: "Space", sampler: Any, scheduler: Any) -> "Plan":
@@ -301,6 +278,8 @@ def describe_run(args: argparse.Namespace, command: str, plan: "Plan", problem: 
             "gpus_per_trial": plan.gpus_per_trial,
             "seed": plan.seed,
             "rungs": list(plan.rungs),
+            # In the run folder if null: a run that was moved is still found.
+            "storage": plan.storage.address if args.storage else None,
         },
         "hardware": hardware(),
     }

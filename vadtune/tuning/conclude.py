@@ -3,20 +3,23 @@
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from vadtune.data.datasets import load
 from vadtune.data.masks import Block, Mar, Mcar, Mnar
 from vadtune.data.metrics import rmse, rmse_minmax
-from vadtune.data.splits import DataConfig, Splits
-from vadtune.data.tables import Table
+from vadtune.data.splits import DataConfig, Splits, split
+from vadtune.data.tables import FloatArray, Table
 from vadtune.errors import ConfigError
+from vadtune.models.base import Model
 from vadtune.settings import Nested
 from vadtune.training.artifact import Artifact, save_artifact
+from vadtune.training.config import TrialConfig
 from vadtune.training.evaluation import (
     Arrays,
     Scores,
@@ -66,6 +69,12 @@ class Problem:
         }
 
 
+def load_problem(config: DataConfig, data_dir: Path) -> Problem:
+    """Load the table, split its rows and hide cells."""
+    table = load(config.dataset, data_dir=data_dir)
+    return Problem(table, config, split(table, config))
+
+
 @dataclass(frozen=True, eq=False)
 class Winner:
     """An exported trial."""
@@ -92,17 +101,25 @@ def export_trial(trial: BestTrial, storage: Storage, problem: Problem, folder: P
     return export_model(config, model, trial, problem, folder)
 
 
-def export_model(config: Any, model: Any, trial: BestTrial, problem: Problem, folder: Path) -> Winner:
+def export_model(config: TrialConfig, model: Model, trial: BestTrial, problem: Problem, folder: Path) -> Winner:
     """Score a model on the test rows and write its artifact."""
+    metrics = {"validation_rmse": trial.value, "trial": trial.number, "epoch": trial.epoch}
+    artifact, x_hat, scores = scored(config, model, problem, metrics)
+    return Winner(trial, artifact, x_hat, scores, save_artifact(artifact, folder))
+
+
+def scored(config: TrialConfig, model: Model, problem: Problem, metrics: Nested) -> tuple[Artifact, FloatArray, Scores]:
+    """An artifact whose metrics are those given and the scores on the test rows, beside these scores.
+
+    Returns:
+        The artifact, its reconstruction of the test rows `(N, D)` in scaled units, and the scores.
+    """
     table, splits = problem.table, problem.splits
-    about = problem.describe()
-    artifact = Artifact(model, config, splits.scaler, table.columns, table.image_shape, about)
+    artifact = Artifact(model, config, splits.scaler, table.columns, table.image_shape, problem.describe())
     x_hat = reconstruct(artifact, splits.test)
     scores = score(x_hat, splits.test, splits.column_range)
-    metrics = {"validation_rmse": trial.value} | {f"test_{name}": value for name, value in asdict(scores).items()}
-    metrics |= {"trial": trial.number, "epoch": trial.epoch}
-    artifact = Artifact(model, config, splits.scaler, table.columns, table.image_shape, about, metrics)
-    return Winner(trial, artifact, x_hat, scores, save_artifact(artifact, folder))
+    tested = {f"test_{name}": value for name, value in asdict(scores).items()}
+    return replace(artifact, metrics=metrics | tested), x_hat, scores
 
 
 def score_baselines(results: Mapping[str, BaselineResult], splits: Splits) -> Nested:

@@ -151,6 +151,11 @@ def make_space(nested: Nested, config_class: type[Settings], source: str, overri
     return space
 
 
+def default_space(model: str, *, is_image: bool) -> str:
+    """The name of the space of a model for images or for tables."""
+    return f"{model}_{'images' if is_image else 'tables'}"
+
+
 def find_space(name_or_path: str) -> Path:
     """The file of a named space, or the path itself.
 

@@ -203,6 +203,26 @@ def best_trial(study: optuna.Study, exists: Callable[[str], bool]) -> BestTrial:
     return top_trials(study, 1, exists)[0]
 
 
+def find_trial(study: optuna.Study, number: int, exists: Callable[[str], bool]) -> BestTrial:
+    """A trial by its number, whatever became of it.
+
+    Raises:
+        ConfigError: There is none, or it never reported a finite value.
+    """
+    trials = study.get_trials(deepcopy=False)
+    if not 0 <= number < len(trials):
+        raise ConfigError(f"trial {number}: the run has the trials 0 to {len(trials) - 1}.")
+    trial = trials[number]
+    if trial.state == TrialState.COMPLETE:
+        return _complete(trial, exists)
+    finite = [(value, epoch) for epoch, value in trial.intermediate_values.items() if math.isfinite(value)]
+    if not finite:
+        raise ConfigError(f"trial {number} ({_NAMES[trial.state]}) has no score. Take another trial.")
+    value, epoch = min(finite)
+    checkpoint = _checkpoint(trial, exists)
+    return BestTrial(number, value, epoch, is_complete=False, params=trial.params, checkpoint=checkpoint)
+
+
 def _complete(trial: FrozenTrial, exists: Callable[[str], bool]) -> BestTrial:
     assert trial.value is not None
     epoch = int(trial.user_attrs.get("best_epoch", trial.last_step or 0))
