@@ -45,6 +45,7 @@ class TrialRun:
         self.validation = Batch.of(as_tensor(validation.rows.x)).to(torch.device(device))
         self.truth = validation.truth
         self.warm: Tensor | None = None  # validation latents, from report to report
+        self.loss = math.nan  # of the last epoch
         self.best_epoch = 0
         self.best_rmse = math.inf
         self.best_weights: Tensors = {}
@@ -67,7 +68,7 @@ class TrialRun:
         """
         began = time.perf_counter()
         while self.epoch < to_epoch:
-            self.trainer.fit_epoch()
+            self.loss = self.trainer.fit_epoch()
         trained = time.perf_counter()
         self.train_s += trained - began
         score = self._score(self._warm_mean())
