@@ -143,7 +143,7 @@ def split(table: Table, config: DataConfig) -> Splits:
     seen = np.where(hidden[0], np.nan, parts[0])
     scaler = Scaler.fit_points(seen) if table.is_landmarks else Scaler.fit(seen, table.unit)
     train, validation, test = (hold_out(part, mask, scaler) for part, mask in zip(parts, hidden, strict=True))
-    return Splits(train, validation, test, scaler, indices, _column_range(table.values, scaler))
+    return Splits(train, validation, test, scaler, indices, column_range(table.values, scaler))
 
 
 def split_rows(table: Table, config: DataConfig) -> tuple[IntArray, IntArray, IntArray]:
@@ -236,7 +236,8 @@ def _check_something_hidden(masks: list[BoolArray], name: str) -> None:
             )
 
 
-def _column_range(values: FloatArray, scaler: Scaler) -> FloatArray:
+def column_range(values: FloatArray, scaler: Scaler) -> FloatArray:
+    """`(D,)` largest minus smallest known cell of each column, in scaled units; 1 where it never varies."""
     high, low = _highest(values), _lowest(values)
     varies = high > low
     return np.where(varies, (np.where(varies, high, 1) - np.where(varies, low, 0)) / scaler.scale, 1.0)
