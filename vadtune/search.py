@@ -383,7 +383,7 @@ def _write_results(folder: Path, winner: "Winner", problem: "Problem", document:
 
     _write_summary(folder, document)
     if not brief:
-        write_arrays(folder / "evaluation.npz", evaluation_arrays(winner, problem))
+        write_arrays(folder / "evaluation.npz", evaluation_arrays(winner.tested, problem))
     write_report(folder)
 
 

@@ -1,6 +1,6 @@
 """How good a trained model is on rows it has not seen: scores, curves over missing rates, and what figures show."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from vadtune.data.metrics import column_errors, mae, rmse, rmse_minmax
 from vadtune.data.splits import Holdout, Rows
 from vadtune.data.tables import FloatArray, IntArray
 from vadtune.errors import DataError
+from vadtune.models.objective import Posterior
 from vadtune.training.artifact import Artifact
 from vadtune.training.inference import with_curvature
 from vadtune.training.run import as_tensor
@@ -64,60 +65,44 @@ def hide(known: FloatArray, mechanism: Mechanism, missing_rate: float, seed: int
     return Holdout(Rows(np.where(target_mask, np.nan, known)), np.where(target_mask, known, np.nan))
 
 
-def reconstruct(artifact: Artifact, holdout: Holdout) -> FloatArray:
-    """The model's estimate of all cells of the rows, `(N, D)`, in scaled units."""
-    return artifact.reconstruct(as_tensor(holdout.rows.x)).cpu().numpy()
-
-
-def score_over_rates(
-    artifact: Artifact, known: FloatArray, mechanism: Mechanism, seed: int, rates: Iterable[float] = RATES
-) -> FloatArray:
-    """RMSE over hidden cells at each missing rate, in scaled units, on the same rows."""
-    holdouts = [hide(known, mechanism, rate, seed, artifact.image_shape) for rate in rates]
-    return np.array([rmse(reconstruct(artifact, holdout), holdout.truth) for holdout in holdouts])
-
-
-def column_mean_over_rates(
-    center: FloatArray, known: FloatArray, mechanism: Mechanism, seed: int, shape: Any
-) -> FloatArray:
-    """RMSE of filling each hole with `center` `(D,)`, the column means of the training rows."""
-    holdouts = [hide(known, mechanism, rate, seed, shape) for rate in RATES]
-    return np.array([rmse(np.broadcast_to(center, known.shape), holdout.truth) for holdout in holdouts])
+def reconstruct_each(artifact: Artifact, holdouts: Sequence[Holdout]) -> list[FloatArray]:
+    """The model's estimates of all cells, in scaled units: one inference costs less than one after the other."""
+    x = np.concatenate([holdout.rows.x for holdout in holdouts])
+    x_hat = artifact.reconstruct(as_tensor(x)).cpu().numpy()
+    return np.split(x_hat, np.cumsum([len(holdout.truth) for holdout in holdouts])[:-1])
 
 
 def gallery(artifact: Artifact, known: FloatArray, rates: tuple[float, ...], mechanism: Mechanism, seed: int) -> Arrays:
     """Pictures at several missing rates: input, estimate, posterior standard deviation, truth; `(R, G, D)` each."""
-    inputs, means, stds = [], [], []
-    for rate in rates:
-        rows = hide(known, mechanism, rate, seed, artifact.image_shape).rows
-        x = as_tensor(rows.x)
-        draws = draw(artifact, x, n_draws=16, seed=seed)
-        inputs.append(rows.x)
-        means.append(np.where(np.isnan(rows.x), artifact.reconstruct(x).cpu().numpy(), rows.x))
-        stds.append(draws.std(0).cpu().numpy())
-    arrays = {"input": inputs, "mean": means, "std": stds, "truth": known, "rates": rates}
-    return {f"gallery_{name}": np.asarray(values, np.float32) for name, values in arrays.items()}
+    x = np.concatenate([hide(known, mechanism, rate, seed, artifact.image_shape).rows.x for rate in rates])
+    posterior = artifact.posterior(as_tensor(x))
+    estimate = artifact.decode(posterior).cpu().numpy()
+    std = draw(artifact, as_tensor(x), posterior, n_draws=16, seed=seed).std(0).cpu().numpy()
+    pictures = {"input": x, "mean": np.where(np.isnan(x), estimate, x), "std": std}
+    arrays = {name: values.reshape(len(rates), *known.shape) for name, values in pictures.items()}
+    arrays |= {"truth": known, "rates": np.array(rates)}
+    return {f"gallery_{name}": values.astype(np.float32) for name, values in arrays.items()}
 
 
 @torch.no_grad()
-def draw(artifact: Artifact, x: Float[Tensor, "N D"], n_draws: int, seed: int) -> Float[Tensor, "K N D"]:
+def draw(
+    artifact: Artifact, x: Float[Tensor, "N D"], posterior: Posterior, n_draws: int, seed: int
+) -> Float[Tensor, "K N D"]:
     """Reconstructions at draws of each row's posterior, without observation noise, in scaled units."""
-    posterior = with_curvature(artifact.model, x, artifact.posterior(x))
+    posterior = with_curvature(artifact.model, x, posterior)
     rng = torch.Generator(posterior.mean.device).manual_seed(seed)
     return torch.stack([artifact.model.decoder(posterior.sample(rng)) for _ in range(n_draws)])
 
 
-def latents_2d(artifact: Artifact, holdout: Holdout, labels: IntArray | None) -> Arrays:
-    """Two principal components of the posterior means, with each row's label and RMSE."""
-    x = as_tensor(holdout.rows.x)
-    posterior = artifact.posterior(x)
+def latents_2d(posterior: Posterior, x_hat: FloatArray, truth: FloatArray, labels: IntArray | None) -> Arrays:
+    """Two principal components of the posterior means, with each row's label and RMSE over its hidden cells."""
     mean = posterior.mean.cpu().numpy().astype(np.float64)
     centred = mean - mean.mean(0)
     _, _, directions = np.linalg.svd(centred, full_matrices=False)
     plane = centred @ directions[:2].T
-    error = artifact.decode(posterior).cpu().numpy() - holdout.truth
-    hidden = ~np.isnan(error)
-    row_rmse = np.sqrt(np.nansum(error**2, 1) / np.maximum(hidden.sum(1), 1))
+    hidden = ~np.isnan(truth)
+    squared = np.where(hidden, x_hat - truth, 0.0) ** 2
+    row_rmse = np.sqrt(squared.sum(1) / np.maximum(hidden.sum(1), 1))
     arrays = {"latent_2d": np.pad(plane, ((0, 0), (0, 2 - plane.shape[1]))), "latent_error": row_rmse}
     return arrays if labels is None else arrays | {"latent_label": np.asarray(labels)}
 

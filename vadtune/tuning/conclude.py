@@ -2,46 +2,46 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from vadtune.data.datasets import load
 from vadtune.data.masks import Block, Mar, Mcar, Mnar
 from vadtune.data.metrics import rmse, rmse_minmax
-from vadtune.data.splits import DataConfig, Splits, split
+from vadtune.data.splits import DataConfig, Holdout, Splits, split
 from vadtune.data.tables import FloatArray, Table
 from vadtune.errors import ConfigError
 from vadtune.models.base import Model
+from vadtune.models.objective import Posterior
 from vadtune.settings import Nested
 from vadtune.training.artifact import Artifact, save_artifact
 from vadtune.training.config import TrialConfig
 from vadtune.training.evaluation import (
+    RATES,
     Arrays,
     Scores,
     cells,
     collect,
-    column_mean_over_rates,
     complete,
     gallery,
     hide,
     latents_2d,
-    reconstruct,
+    reconstruct_each,
     score,
-    score_over_rates,
 )
-from vadtune.training.run import load_best_model
+from vadtune.training.run import as_tensor, load_best_model
 from vadtune.tuning.baselines import BaselineResult
 from vadtune.tuning.storage import Storage
 from vadtune.tuning.study import BestTrial
 
 # Curves over rates and mechanisms repeat the inference 13 times: enough rows for two digits are enough rows.
-MAX_CURVE_ROWS = 200
+MAX_CURVE_ROWS = 150
 N_PICTURES = 10
+GALLERY_RATES = (0.3, 0.5, 0.8)
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,13 +76,21 @@ def load_problem(config: DataConfig, data_dir: Path) -> Problem:
 
 
 @dataclass(frozen=True, eq=False)
+class Tested:
+    """A model and what it made of the test rows: posteriors, reconstruction `(N, D)` in scaled units, scores."""
+
+    artifact: Artifact
+    posterior: Posterior
+    x_hat: FloatArray
+    scores: Scores
+
+
+@dataclass(frozen=True, eq=False)
 class Winner:
     """An exported trial."""
 
     trial: BestTrial
-    artifact: Artifact
-    x_hat: Any
-    scores: Scores
+    tested: Tested
     folder: Path
 
 
@@ -104,22 +112,19 @@ def export_trial(trial: BestTrial, storage: Storage, problem: Problem, folder: P
 def export_model(config: TrialConfig, model: Model, trial: BestTrial, problem: Problem, folder: Path) -> Winner:
     """Score a model on the test rows and write its artifact."""
     metrics = {"validation_rmse": trial.value, "trial": trial.number, "epoch": trial.epoch}
-    artifact, x_hat, scores = scored(config, model, problem, metrics)
-    return Winner(trial, artifact, x_hat, scores, save_artifact(artifact, folder))
+    tested = scored(config, model, problem, metrics)
+    return Winner(trial, tested, save_artifact(tested.artifact, folder))
 
 
-def scored(config: TrialConfig, model: Model, problem: Problem, metrics: Nested) -> tuple[Artifact, FloatArray, Scores]:
-    """An artifact whose metrics are those given and the scores on the test rows, beside these scores.
-
-    Returns:
-        The artifact, its reconstruction of the test rows `(N, D)` in scaled units, and the scores.
-    """
+def scored(config: TrialConfig, model: Model, problem: Problem, metrics: Nested) -> Tested:
+    """Score a model on the test rows; its artifact's metrics are those given and the scores beside them."""
     table, splits = problem.table, problem.splits
     artifact = Artifact(model, config, splits.scaler, table.columns, table.image_shape, problem.describe())
-    x_hat = reconstruct(artifact, splits.test)
+    posterior = artifact.posterior(as_tensor(splits.test.rows.x))
+    x_hat = artifact.decode(posterior).cpu().numpy()
     scores = score(x_hat, splits.test, splits.column_range)
     tested = {f"test_{name}": value for name, value in asdict(scores).items()}
-    return replace(artifact, metrics=metrics | tested), x_hat, scores
+    return Tested(replace(artifact, metrics=metrics | tested), posterior, x_hat, scores)
 
 
 def score_baselines(results: Mapping[str, BaselineResult], splits: Splits) -> Nested:
@@ -140,7 +145,7 @@ def score_baselines(results: Mapping[str, BaselineResult], splits: Splits) -> Ne
 
 def summarise_winner(winner: Winner) -> Nested:
     """What the result of a search says about its best trial."""
-    scores = winner.scores
+    scores = winner.tested.scores
     return {
         "trial": winner.trial.number,
         "params": winner.trial.params,
@@ -156,22 +161,21 @@ def summarise_winner(winner: Winner) -> Nested:
     }
 
 
-def evaluation_arrays(winner: Winner, problem: Problem) -> Arrays:
+def evaluation_arrays(tested: Tested, problem: Problem) -> Arrays:
     """What the figures of the report show, beyond the study."""
-    artifact, table, splits, seed = winner.artifact, problem.table, problem.splits, problem.config.seed
-    known = complete(splits.test)[:MAX_CURVE_ROWS]
-    mechanism, rate = problem.config.mechanism, problem.config.test_missing_rate or problem.config.missing_rate
+    table, splits, seed = problem.table, problem.splits, problem.config.seed
+    artifact, test = tested.artifact, splits.test
+    known = complete(test)[:MAX_CURVE_ROWS]
     labels = None if table.labels is None else table.labels[splits.indices[2]]
-    center = np.nanmean(splits.train.rows.x, 0) if table.unit == "pixel" else np.zeros(table.n_features)
     parts = [
-        partial(latents_2d, artifact, splits.test, labels),
-        partial(_rates, artifact, known, mechanism, seed, np.nan_to_num(center)),
-        partial(_mechanisms, artifact, known, rate or 0.3, seed),
+        partial(latents_2d, tested.posterior, tested.x_hat, test.truth, labels),
+        partial(_curves, artifact, problem),
     ]
     if table.image_shape:
-        parts.append(partial(gallery, artifact, known[:N_PICTURES], (0.3, 0.5, 0.8), mechanism, seed))
+        pictures = known[:N_PICTURES]
+        parts.append(partial(gallery, artifact, pictures, GALLERY_RATES, problem.config.mechanism, seed))
     else:
-        parts.append(partial(cells, artifact, winner.x_hat, splits.test, seed))
+        parts.append(partial(cells, artifact, tested.x_hat, test, seed))
     return collect(parts)
 
 
@@ -192,23 +196,33 @@ def write_arrays(path: Path, arrays: Arrays) -> None:
     temporary.replace(path)
 
 
-def _rates(artifact: Artifact, known: Any, mechanism: Any, seed: int, center: Any) -> Arrays:
-    from vadtune.training.evaluation import RATES
-
+def _curves(artifact: Artifact, problem: Problem) -> Arrays:
+    """Errors over missing rates and over mechanisms, on the same rows, by one inference."""
+    config, train = problem.config, problem.splits.train.rows.x
+    known = complete(problem.splits.test)[:MAX_CURVE_ROWS]
+    over_rates = [hide(known, config.mechanism, rate, config.seed, artifact.image_shape) for rate in RATES]
+    over_mechanisms = dict(_hidden_by_each(known, problem))
+    x_hats = reconstruct_each(artifact, [*over_rates, *over_mechanisms.values()])
+    errors = [
+        rmse(x_hat, holdout.truth)
+        for x_hat, holdout in zip(x_hats, [*over_rates, *over_mechanisms.values()], strict=True)
+    ]
+    n_known = np.maximum((~np.isnan(train)).sum(0), 1)
+    mean = np.broadcast_to(np.nansum(train, 0) / n_known, known.shape)
     return {
         "rate_grid": np.array(RATES),
-        "rate_rmse": score_over_rates(artifact, known, mechanism, seed),
-        "rate_baseline_mean": column_mean_over_rates(center, known, mechanism, seed, artifact.image_shape),
+        "rate_rmse": np.array(errors[: len(RATES)]),
+        "rate_baseline_mean": np.array([rmse(mean, holdout.truth) for holdout in over_rates]),
+        "mechanism_names": np.array(list(over_mechanisms)),
+        "mechanism_rmse": np.array(errors[len(RATES) :]),
     }
 
 
-def _mechanisms(artifact: Artifact, known: Any, rate: float, seed: int) -> Arrays:
-    names, errors = [], []
+def _hidden_by_each(known: FloatArray, problem: Problem) -> Iterator[tuple[str, Holdout]]:
+    config = problem.config
+    rate = config.test_missing_rate if config.test_missing_rate is not None else config.missing_rate
     for mechanism in (Mcar(), Mar(), Mnar(), Block()):
         try:
-            holdout = hide(known, mechanism, rate, seed, artifact.image_shape)
+            yield mechanism.kind, hide(known, mechanism, rate, config.seed, problem.table.image_shape)
         except ConfigError:
-            continue  # a mechanism that this table does not allow, such as MAR with one column
-        names.append(mechanism.kind)
-        errors.append(rmse(reconstruct(artifact, holdout), holdout.truth))
-    return {"mechanism_names": np.array(names), "mechanism_rmse": np.array(errors)}
+            continue  # this table does not allow it: MAR needs a second column
