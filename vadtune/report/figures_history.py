@@ -27,7 +27,7 @@ def history_frame(trials: pd.DataFrame) -> pd.DataFrame:
     return frame[frame["shown"].notna()].reset_index(drop=True)
 
 
-def draw_history(frame: pd.DataFrame, *, over_time: bool, n_most: int = 1200) -> go.Figure:
+def draw_history(frame: pd.DataFrame, *, over_time: bool, n_most: int = 700) -> go.Figure:
     """Points are trials by state, the line is the best so far."""
     x, title = ("end_s", "seconds since the first trial") if over_time else ("number", "trial")
     best = "best_by_time" if over_time else "best_by_number"
@@ -85,12 +85,30 @@ def busy(timeline: pd.DataFrame) -> Busy:
     return Busy(total / (wall * n_workers) if wall > 0 else float("nan"), n_workers, wall)
 
 
+def merged(timeline: pd.DataFrame, n_steps: int = 1500) -> pd.DataFrame:
+    """Spans of one worker and one state that lie closer than a step of the whole time become one.
+
+    Returns:
+        `timeline_frame`'s columns and `n`, the trials in each span; `number` is its first one.
+    """
+    frame = timeline.sort_values(["row", "start_s"], kind="stable").assign(n=1)
+    if len(frame) < 2:
+        return frame
+    step = float(frame["end_s"].max() - frame["start_s"].min()) / n_steps
+    alike = (frame["row"] == frame["row"].shift()) & (frame["state"] == frame["state"].shift())
+    near = frame["start_s"] - frame["end_s"].shift() < step
+    rules = {"number": "first", "state": "first", "row": "first", "worker": "first", "start_s": "first"}
+    rules |= {"end_s": "max", "shown": "min", "n": "sum"}
+    return frame.groupby((~(alike & near)).cumsum(), sort=False).agg(rules).reset_index(drop=True)
+
+
 def draw_timeline(frame: pd.DataFrame, n_workers_most: int = 64) -> go.Figure:
     """A lane per worker, a bar per trial in the colour of its end; bare ground is idle time."""
     frame = frame[frame["row"] < n_workers_most]
+    frame = merged(frame) if len(frame) > 600 else frame.assign(n=1)
     n_rows = int(frame["row"].max()) + 1 if len(frame) else 1
     lane = 22 if n_rows <= 12 else 12
-    figure = drawing(90 + lane * n_rows, bargap=0)
+    figure = drawing(104 + lane * n_rows, bargap=0)
     for state, colour in STATE_COLOURS.items():
         spans = frame[frame["state"] == state]
         if not spans.empty:
@@ -163,8 +181,8 @@ def _spans(spans: pd.DataFrame, state: str, colour: str, lane: int) -> go.Scatte
     x = np.stack([start, (start + end) / 2, end, gap], axis=1).ravel()
     y = np.repeat(spans["row"].to_numpy(float), 4)
     texts = [
-        f"trial {n} · {state}<br>{score(v)} · {duration(e - s)}"
-        for n, v, s, e in zip(spans["number"], spans["shown"], start, end, strict=True)
+        f"trial {number}{f' and {n - 1} more' if n > 1 else ''} · {state}<br>{score(v)} · {duration(e - s)}"
+        for number, n, v, s, e in zip(spans["number"], spans["n"], spans["shown"], start, end, strict=True)
     ]
     hover = [text for text in texts for _ in range(4)]
     line = {"color": colour, "width": lane * 0.62}

@@ -19,7 +19,7 @@ from vadtune.report.theme import axis, drawing, label
 from vadtune.report.trials import value_at
 
 N_LEAST = 10
-N_PED_ANOVA = 1500
+N_PED_ANOVA = 800
 N_FANOVA = 200
 COMPARABLE = (TrialState.COMPLETE, TrialState.PRUNED)
 

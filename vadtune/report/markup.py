@@ -32,7 +32,7 @@ def join(children: Iterable[object]) -> Html:
     return Html("".join(text(child) for child in children if child is not None))
 
 
-def table(frame: pd.DataFrame, caption: str = "", n_most: int = 200) -> Html:
+def table(frame: pd.DataFrame, caption: str = "", n_most: int = 100) -> Html:
     """A frame as a table, its column names as heads, at most `n_most` rows; numbers are set right."""
     shown = frame.head(n_most)
     if len(frame) > n_most:

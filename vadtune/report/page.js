@@ -35,7 +35,7 @@
     if (parallel) parallelCoordinates.brushed(plot, figure);
     drawn.set(plot, stamp);
     plot.style.height = figure.layout.height + "px";
-    return Plotly.react(plot, figure.data, figure.layout, page.config).then(() => {
+    return Plotly.react(plot, figure.data, figure.layout, { ...page.config, displayModeBar: fine.matches ? "hover" : false }).then(() => {
       if (!parallel || plot.dataset.brushing) return;
       plot.dataset.brushing = "yes";
       const lay = () => parallelCoordinates.lay(plot, p => { drawn.delete(p); draw(p); });
@@ -54,7 +54,8 @@
     const next = plots().find(plot => !drawn.has(plot) && figures[plot.dataset.figure]);
     if (next) { draw(next); whenIdle(drawRest); } else root.dataset.drawn = "all";
   }
-  const watchPlots = () => { plots().filter(p => !drawn.has(p)).forEach(p => near.observe(p)); whenIdle(drawRest); };
+  const inSight = plot => { const box = plot.getBoundingClientRect(); return box.top < innerHeight && box.bottom > 0; };
+  const watchPlots = () => { plots().filter(inSight).forEach(draw); plots().filter(p => !drawn.has(p)).forEach(p => near.observe(p)); whenIdle(drawRest); };
 
   document.addEventListener("click", event => {
     const button = event.target.closest("button");

@@ -14,7 +14,7 @@ N_BEST = 10
 
 def best_frame(run: Run, trials: pd.DataFrame, n_best: int = N_BEST) -> pd.DataFrame:
     """The best COMPLETE trials, best first: `number`, `value`, `best_epoch`, `epochs`, `train_s` and their params."""
-    best = trials.nsmallest(n_best, "value")
+    best = trials.dropna(subset=["value"]).nsmallest(n_best, "value")
     by_number = {trial.number: trial for trial in run.trials}
     params = params_frame([by_number[number] for number in best["number"]])
     kept = best[["number", "value", "best_epoch", "last_epoch", "train_s"]].rename(columns={"last_epoch": "epochs"})

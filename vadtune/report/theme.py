@@ -76,7 +76,7 @@ CONFIG = {
     "plotlyServerURL": "",
     "displaylogo": False,
     "responsive": True,
-    "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"],
+    "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d", "zoomIn2d", "zoomOut2d"],
 }
 FONT = 'Inter, system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
 
@@ -129,6 +129,7 @@ def drawing(height: int, **layout: Any) -> go.Figure:
             "bgcolor": "rgba(0,0,0,0)",
             "font": {"color": "var(--muted)", "size": 12},
         },
+        "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": "var(--dim)", "activecolor": "var(--ink)"},
         "hovermode": "closest",
         "uirevision": "kept",
         "dragmode": False,

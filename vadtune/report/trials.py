@@ -31,7 +31,10 @@ def trials_frame(run: Run) -> pd.DataFrame:
     began = [trial.datetime_start for trial in run.trials if trial.datetime_start is not None]
     zero = min(began, default=None)
     rows = [_row(trial, zero) for trial in run.trials]
-    return pd.DataFrame(rows, columns=list(_row(_NOBODY, None))).sort_values("number", ignore_index=True)
+    nobody = _row(_NOBODY, None)
+    frame = pd.DataFrame(rows, columns=list(nobody)).sort_values("number", ignore_index=True)
+    numbers = {name: "int64" if name == "number" else "float64" for name, v in nobody.items() if not isinstance(v, str)}
+    return frame.astype(numbers)
 
 
 def params_frame(trials: Sequence[FrozenTrial]) -> pd.DataFrame:
@@ -49,7 +52,7 @@ def sample_trials(frame: pd.DataFrame, n_most: int, n_best: int = 25) -> pd.Data
     """
     if len(frame) <= n_most:
         return frame
-    best = frame.nsmallest(min(n_best, n_most), "value")
+    best = frame.dropna(subset=["value"]).nsmallest(min(n_best, n_most), "value")
     rest = frame.drop(best.index)
     survivors = _spread(rest[rest["state"] == "complete"], (n_most - len(best)) // 2)
     losers = _spread(rest[rest["state"] != "complete"], n_most - len(best) - len(survivors))
