@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -19,7 +20,7 @@ from vadtune.training.artifact import Artifact
 from vadtune.training.inference import with_curvature
 from vadtune.training.run import as_tensor
 
-Arrays = dict[str, np.ndarray[Any, Any]]
+Arrays = dict[str, npt.NDArray[Any]]
 RATES = tuple(round(0.1 * step, 1) for step in range(1, 10))
 
 

@@ -1,0 +1,120 @@
+"""A run folder, read back: its data, its study, and the settings of its trials."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import optuna
+
+from vadtune.data.splits import DataConfig
+from vadtune.errors import ArtifactError, ConfigError, DataError
+from vadtune.settings import Nested, parse, read_json
+from vadtune.tuning.conclude import Problem, load_problem
+from vadtune.tuning.samplers import draw_seed
+from vadtune.tuning.space import Space
+from vadtune.tuning.storage import Storage, open_storage
+from vadtune.tuning.study import BestTrial, best_trial, find_trial, read_study, top_trials
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class PastRun:
+    """A search that has been, or is still going on; nothing in its folder is changed.
+
+    Attributes:
+        folder: The run folder.
+        settings: Its `settings.json`.
+    """
+
+    folder: Path
+    settings: Nested
+
+    @cached_property
+    def study(self) -> optuna.Study:
+        """The study of the run."""
+        return read_study(self.folder / "study.log")
+
+    @property
+    def storage(self) -> Storage:
+        """Where its checkpoints lie."""
+        return open_storage(self.settings["search"].get("storage") or str(self.folder))
+
+    @property
+    def max_epochs(self) -> int:
+        """How long a trial of it runs if nothing stops it."""
+        return int(self.settings["search"]["max_epochs"])
+
+    @property
+    def rungs(self) -> tuple[int, ...]:
+        """The epochs at which its trials were compared."""
+        return tuple(self.settings["search"]["rungs"])
+
+    @property
+    def n_threads(self) -> int:
+        """How many threads a trial of it had: sums in another order differ in their last digits."""
+        return max(1, int(self.settings["search"]["cpus_per_trial"]))
+
+    def problem(self, data_dir: Path, over: Nested | None = None) -> Problem:
+        """Load the table of the run and hide the same cells.
+
+        Args:
+            data_dir: Where named datasets are kept.
+            over: Data settings that are to be others than the run's.
+
+        Raises:
+            DataError: The table is not the one of the run any more.
+        """
+        recorded = {key: value for key, value in self.settings["data"].items() if key in DataConfig.model_fields}
+        problem = load_problem(parse(DataConfig, recorded | (over or {}), str(self.folder)), data_dir)
+        expected = self.settings["dataset"]["sha256"]
+        if problem.table.sha256 != expected:
+            raise DataError(
+                f"{problem.table.source}: not the table of {self.folder} (sha256 {problem.table.sha256[:12]}…, "
+                f"expected {expected[:12]}…). Give the file that was searched, or --data-dir."
+            )
+        return problem
+
+    def best(self) -> BestTrial:
+        """The best trial."""
+        return best_trial(self.study, self.storage.exists)
+
+    def trial(self, number: int) -> BestTrial:
+        """A trial by its number."""
+        return find_trial(self.study, number, self.storage.exists)
+
+    def top(self, n: int) -> list[BestTrial]:
+        """The best trials, best first."""
+        return top_trials(self.study, n, self.storage.exists)
+
+    def config(self, number: int) -> Nested:
+        """The settings of a trial, whatever became of it.
+
+        Raises:
+            ConfigError: There is no such trial.
+        """
+        trials = self.study.get_trials(deepcopy=False)
+        if not 0 <= number < len(trials):
+            raise ConfigError(f"{self.folder}: there is no trial {number}; the last is {len(trials) - 1}.")
+        config = Space.from_dict(self.settings["space"]).config(trials[number].params)
+        config.setdefault("train", {})["n_epochs"] = self.max_epochs
+        return config | {"seed": draw_seed(self.settings["search"]["seed"], number)}
+
+
+def open_run(folder: Path) -> PastRun:
+    """Read a run folder.
+
+    Raises:
+        ArtifactError: It is none, or of another format.
+    """
+    path = folder / "settings.json"
+    if not path.is_file():
+        raise ArtifactError(f"{folder}: not a run, it has no settings.json. Give a folder such as runs/NAME.")
+    settings = read_json(path)
+    version = settings.get("format_version")
+    if version != FORMAT_VERSION:
+        raise ArtifactError(f"{folder}: a run of format {version!r}; this vadtune reads {FORMAT_VERSION}.")
+    missing = [key for key in ("data", "dataset", "space", "search") if not isinstance(settings.get(key), dict)]
+    if missing:
+        raise ArtifactError(f"{path}: {', '.join(missing)} is missing. Search again.")
+    return PastRun(folder, settings)
