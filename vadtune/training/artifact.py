@@ -99,9 +99,10 @@ class Artifact:
             return table.values
         missing = [name for name in wanted if name not in found]
         if missing:
-            hints = "; ".join(f"{name!r}: {nearest(name, found)}" for name in missing[:3])
+            hint = nearest(missing[0], found)
             raise DataError(
-                f"{table.source}: {len(missing)} of the model's {len(wanted)} columns are not in the table. {hints}"
+                f"{table.source}: {len(missing)} of the model's {len(wanted)} columns are not in the table: "
+                f"{_some(missing)}. {hint if len(hint) < 200 else f'It has {_some(found)}.'}"
             )
         return table.values[:, [found.index(name) for name in wanted]]
 
@@ -194,6 +195,10 @@ def _verify(folder: Path) -> None:
 def _refuse_other_folder(folder: Path) -> None:
     if any(folder.iterdir()) and not (folder / SUMS).is_file():
         raise ArtifactError(f"{folder}: exists and is not an exported model. Choose another folder.")
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(map(repr, names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _read(path: Path) -> dict[str, Any]:
