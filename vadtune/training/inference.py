@@ -31,8 +31,9 @@ N_PROBES = 16
 def infer(model: Model, batch: Batch, settings: InferConfig) -> Posterior:
     """Find the posterior means of rows, from the model's own start until they converge.
 
-    A row has converged when five steps lower its loss by less than `settings.tolerance` of it; `settings.n_steps`
-    bounds them all. A model with an encoder takes at most as many steps as its own settings say.
+    A row has converged when five steps lower its loss by less than `settings.tolerance` of it, and no refused step
+    promises more; `settings.n_steps` bounds them all. A model with an encoder takes at most as many steps as its own
+    settings say.
 
     Args:
         model: In evaluation mode afterwards; its weights do not change.
@@ -44,7 +45,8 @@ def infer(model: Model, batch: Batch, settings: InferConfig) -> Posterior:
     """
     model.eval()
     limit = settings.n_steps if model.max_refinement_steps is None else model.max_refinement_steps
-    chunks = [batch.rows(slice(at, at + settings.batch_size)) for at in range(0, len(batch), settings.batch_size)]
+    starts = range(0, max(len(batch), 1), settings.batch_size)
+    chunks = [batch.rows(slice(at, at + settings.batch_size)) for at in starts]
     means = [descend(model, chunk, model.start(chunk).mean, limit, settings.tolerance) for chunk in chunks]
     return Posterior(torch.cat(means), None)
 
@@ -57,6 +59,7 @@ def descend(
     result = start.clone()
     if n_steps == 0:
         return result
+    least = max(tolerance, torch.finfo(start.dtype).eps)
     rows = torch.arange(len(start), device=start.device)
     state = _begin(model, batch, start)
     before = state.loss
@@ -64,7 +67,8 @@ def descend(
         _step(model, batch, state)
         if step % CHECK_EVERY:
             continue
-        going = before - state.loss > tolerance * state.loss
+        # A refused step is no convergence as long as a shorter one may still lower the loss.
+        going = torch.maximum(before - state.loss, state.refused) > least * state.loss
         before = state.loss
         if not going.all():
             result[rows] = state.mean
@@ -104,10 +108,14 @@ def with_curvature(model: Model, x: Float[Tensor, "N D"], posterior: Posterior) 
 
 @dataclass(eq=False)
 class _Rows:
-    """Where each row is, and what it knows of its loss around there; M remembered pairs, 0 where there is none."""
+    """Where each row is, and what it knows of its loss around there; M remembered pairs, 0 where there is none.
+
+    `refused` is by how much a step along the slope would lower the loss, if the last step was refused; else 0.
+    """
 
     mean: Float[Tensor, "N L"]
     loss: Float[Tensor, " N"]
+    refused: Float[Tensor, " N"]
     gradient: Float[Tensor, "N L"]
     length: Float[Tensor, "N 1"]
     scale: Float[Tensor, "N 1"]
@@ -124,24 +132,24 @@ def _begin(model: Model, batch: Batch, start: Float[Tensor, "N L"]) -> _Rows:
     loss, gradient = _evaluate(model, batch, start)
     scale = FIRST_STEP / gradient.norm(dim=1, keepdim=True).clamp(min=1e-12)
     memory = start.new_zeros(len(start), MEMORY, start.shape[1])
-    return _Rows(
-        start.clone(), loss, gradient, torch.ones_like(scale), scale, memory, memory.clone(), memory[:, :, 0].clone()
-    )
+    refused, length = torch.zeros_like(loss), torch.ones_like(scale)
+    return _Rows(start.clone(), loss, refused, gradient, length, scale, memory, memory.clone(), memory[:, :, 0].clone())
 
 
 def _step(model: Model, batch: Batch, state: _Rows) -> None:
     """Try one step of every row; a row whose loss does not fall enough stays, and tries a shorter one next."""
     direction = _direction(state)
-    slope = (direction * state.gradient).sum(1)
+    slope = state.length[:, 0] * (direction * state.gradient).sum(1)
     mean = state.mean + state.length * direction
     loss, gradient = _evaluate(model, batch, mean)
-    accepted = loss <= state.loss + SUFFICIENT_DECREASE * state.length[:, 0] * slope
+    accepted = loss <= state.loss + SUFFICIENT_DECREASE * slope
     _remember(state, accepted, mean - state.mean, gradient - state.gradient)
     column = accepted.unsqueeze(1)
     state.mean = torch.where(column, mean, state.mean)
     state.gradient = torch.where(column, gradient, state.gradient)
     state.loss = torch.where(accepted, loss, state.loss)
     state.length = torch.where(column, 1.0, state.length * SHRINK)
+    state.refused = torch.where(accepted, 0.0, -SHRINK * slope)
 
 
 def _direction(state: _Rows) -> Float[Tensor, "N L"]:
@@ -164,9 +172,16 @@ def _direction(state: _Rows) -> Float[Tensor, "N L"]:
 def _remember(
     state: _Rows, accepted: Bool[Tensor, " N"], step: Float[Tensor, "N L"], change: Float[Tensor, "N L"]
 ) -> None:
-    """Put the newest pair at the end of a row's memory; a refused step or a negative curvature leaves it as it is."""
+    """Put the newest pair at the end of a row's memory, unless the step was refused or the curvature is negative.
+
+    Pairs that have misled a row are gone for good, and where the curvature is negative its next step may be longer:
+    or else the same direction would be tried, and refused, again and again.
+    """
     product = (step * change).sum(1)
     useful = accepted & (product > 1e-10)
+    forgotten = accepted.unsqueeze(1) & (state.length < FORGET_BELOW)
+    state.weights = torch.where(forgotten, 0.0, state.weights)
+    state.scale = torch.where((accepted & (product < 0)).unsqueeze(1), 2 * state.scale, state.scale)
     cell = useful[:, None, None]
     state.steps = torch.where(cell, torch.cat([state.steps[:, 1:], step.unsqueeze(1)], 1), state.steps)
     state.changes = torch.where(cell, torch.cat([state.changes[:, 1:], change.unsqueeze(1)], 1), state.changes)
