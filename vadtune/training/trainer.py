@@ -1,6 +1,8 @@
 """One epoch of training and the state it leaves: decoder, noise, encoder and the posteriors of the training rows."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from jaxtyping import Float
@@ -51,9 +53,10 @@ class Trainer:
         order = torch.randperm(n_rows, generator=self.rng, device=self.rng.device)
         n_batches = math.ceil(n_rows / size)
         total = torch.zeros((), device=self.rng.device)
-        for number, index in enumerate(order.split(size)):
-            progress = (self.epoch + number / n_batches) / self.settings.n_epochs
-            total += self._step(index, self._factor(progress))
+        with self._seeded_dropout():
+            for number, index in enumerate(order.split(size)):
+                progress = (self.epoch + number / n_batches) / self.settings.n_epochs
+                total += self._step(index, self._factor(progress))
         loss = float(total) / n_rows
         self.epoch += 1
         if not math.isfinite(loss):
@@ -74,6 +77,13 @@ class Trainer:
         self.optimizer.step()
         self.posteriors.update(self.settings.latent_learning_rate * factor)
         return losses.detach().sum()
+
+    @contextmanager
+    def _seeded_dropout(self) -> Iterator[None]:
+        """Seed torch's global generator, from which dropout draws, for one epoch; leave it as it was."""
+        with torch.random.fork_rng(devices=[self.rng.device] if self.rng.device.type == "cuda" else []):
+            torch.manual_seed((self.rng.initial_seed() + self.epoch) % 2**63)
+            yield
 
     def _factor(self, progress: float) -> float:
         match self.settings.schedule:
