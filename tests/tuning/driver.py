@@ -7,6 +7,7 @@ import numpy as np
 
 from tests.tuning.conftest import LINE
 from tests.tuning.fake_runs import FakeConfig, FakeRuns
+from vadtune.errors import VadtuneError
 from vadtune.tuning.progress import Snapshot
 from vadtune.tuning.runner import Plan, run_search
 from vadtune.tuning.samplers import TPE
@@ -40,4 +41,8 @@ def main(folder: Path, n_trials: int, epoch_s: float) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]))
+    try:
+        main(Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]))
+    except VadtuneError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(error.exit_code)

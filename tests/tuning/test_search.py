@@ -9,12 +9,14 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from optuna.trial import TrialState
 
 from tests.tuning.fake_runs import FakeConfig, FakeRuns
 from vadtune.errors import ConfigError
 from vadtune.settings import parse
+from vadtune.tuning import runner
 from vadtune.tuning.runner import run_search
 from vadtune.tuning.samplers import Grid
 from vadtune.tuning.schedulers import NoScheduler, Scheduler
@@ -70,6 +72,13 @@ def test_every_trial_ends_in_its_true_state_with_all_that_it_reported(search, pl
     assert snapshots.all[-1].n_trials == 12
 
 
+@pytest.fixture
+def one_try(monkeypatch):
+    """Trials are not tried again: a new worker takes seconds."""
+    monkeypatch.setattr(runner, "MAX_FAILURES", 0)
+
+
+@pytest.mark.usefixtures("one_try")
 def test_failures_are_told_by_their_reason_and_the_search_goes_on(search, plan):
     kinds = ["quiet", "diverging", "broken", "hungry", "mortal"]
     space = make_space({"model": {"kind": {"choices": kinds}, "fuse": 3}}, FakeConfig, "space")
@@ -81,7 +90,7 @@ def test_failures_are_told_by_their_reason_and_the_search_goes_on(search, plan):
     assert failures["diverging"] == "the loss is nan after epoch 3"
     assert failures["broken"] == "ValueError: a bug in the model"
     assert failures["hungry"] == "memory: cannot allocate 10 TB"
-    assert "worker process died" in failures["mortal"]
+    assert "worker process died" in str(failures["mortal"])
 
 
 def test_a_trial_whose_worker_is_killed_goes_on_from_its_checkpoint(search, plan, tmp_path):
@@ -91,6 +100,29 @@ def test_a_trial_whose_worker_is_killed_goes_on_from_its_checkpoint(search, plan
     assert search(plan, runs).trials["complete"] == 1
     lines = [line.split(" ", 1)[1] for line in (tmp_path / "journal").read_text(encoding="utf-8").splitlines()]
     assert lines == ["start", "load 15"]
+
+
+@pytest.mark.usefixtures("one_try")
+def test_a_full_disk_ends_the_search_and_fails_no_trial(search, plan):
+    space = make_space({"model": {"kind": "full"}}, FakeConfig, "space")
+    with pytest.raises(ConfigError, match="no space left for checkpoints"):
+        search(dataclasses.replace(plan, space=space))
+    assert count_states(read_study(plan.study_path)) == {
+        "complete": 0,
+        "pruned": 0,
+        "failed": 0,
+        "running": 0,
+        "waiting": 2,
+    }
+
+
+@pytest.mark.usefixtures("one_try")
+def test_workers_that_cannot_start_end_the_search_and_fail_no_trial(search, plan):
+    with pytest.raises(ConfigError, match=r"Workers cannot start: .*No module named 'vadtune'"):
+        search(plan, FakeRuns(home=os.getpid()))
+    counts = count_states(read_study(plan.study_path))
+    assert counts["failed"] == 0
+    assert counts["waiting"] >= 1
 
 
 @pytest.mark.parametrize("kind", ["hyperband", "median"])
@@ -133,15 +165,6 @@ def test_at_the_end_of_the_time_running_trials_are_saved_and_wait_and_are_gone_o
         assert before.intermediate_values.items() <= after.intermediate_values.items()
 
 
-def test_more_trials_may_be_asked_of_a_finished_search(search, plan):
-    search(plan)
-    before = trials(plan)
-    outcome = search(dataclasses.replace(plan, n_trials=8))
-    assert outcome.trials["complete"] + outcome.trials["pruned"] == 8
-    assert trials(plan)[:6] == before
-    assert len({tuple(trial.params.items()) for trial in trials(plan)}) == 8
-
-
 def test_a_trial_that_is_too_large_is_refused_before_anything_starts(plan):
     with pytest.raises(ConfigError, match="--cpus-per-trial 1000: this machine has"):
         run_search(dataclasses.replace(plan, cpus_per_trial=1000.0), None, FakeRuns())
@@ -159,9 +182,8 @@ class Driver:
     def __init__(self, folder: Path, n_trials: int, epoch_s: float) -> None:
         command = [sys.executable, "-m", "tests.tuning.driver", str(folder), str(n_trials), str(epoch_s)]
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
-        self.process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        self.process = subprocess.Popen(command, cwd=ROOT, env=environment, text=True, start_new_session=True, **pipes)
 
     def wait_for(self, pattern: str) -> None:
         assert self.process.stderr is not None
@@ -170,38 +192,76 @@ class Driver:
                 return
         raise AssertionError(f"the driver ended without saying {pattern}")
 
-    def end(self) -> str:
-        output, errors = self.process.communicate(timeout=60)
-        assert "Traceback" not in errors
-        return output
+    def end(self) -> tuple[str, str]:
+        """What it wrote, to stdout and stderr."""
+        return self.process.communicate(timeout=90)
 
 
-def test_nothing_finished_is_lost_or_doubled_by_killing_the_driver(search, plan):
-    driver = Driver(plan.folder, 10, 0.05)
+@pytest.fixture
+def drive(plan):
+    drivers = []
+
+    def start(n_trials, epoch_s):
+        drivers.append(Driver(plan.folder, n_trials, epoch_s))
+        return drivers[-1]
+
+    yield start
+    for driver in drivers:
+        driver.process.kill()
+        driver.process.communicate()
+
+
+def test_nothing_finished_is_lost_or_doubled_by_killing_the_driver_and_more_may_follow(search, plan, drive):
+    driver = drive(10, 0.05)
     driver.wait_for("ended [3-9] running [12]")
     driver.process.kill()
-    driver.end()
+    driver.process.wait()
     before = [trial for trial in trials(plan) if trial.state.is_finished()]
     assert len(before) >= 3
-    outcome = search(dataclasses.replace(plan, n_trials=10))
+    outcome = search(dataclasses.replace(plan, n_trials=12))
     assert outcome.trials["running"] == outcome.trials["waiting"] == 0
     after = trials(plan)
-    assert len(after) == outcome.trials["complete"] + outcome.trials["pruned"] == 10
+    assert len(after) == outcome.trials["complete"] + outcome.trials["pruned"] == 12
     assert [after[trial.number] for trial in before] == before
+    assert len({tuple(trial.params.items()) for trial in after}) == 12
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_saves_what_runs(plan, number):
-    driver = Driver(plan.folder, 30, 0.1)
-    driver.wait_for("ended 1 running 2")
+def test_sigterm_saves_what_runs(plan, drive):
+    driver = drive(30, 0.1)
+    driver.wait_for(r"ended \d+ running [12] epochs .*[5-9]")
     began = time.monotonic()
-    driver.process.send_signal(number)
-    output = driver.end()
-    assert time.monotonic() - began < 20
+    driver.process.send_signal(signal.SIGTERM)
+    output, errors = driver.end()
+    assert time.monotonic() - began < 40
     assert output.startswith("interrupted")
+    assert "Traceback" not in errors
     counts = count_states(read_study(plan.study_path))
     assert counts["running"] == 0
     assert 1 <= counts["waiting"] <= 2
     waiting = [trial for trial in trials(plan) if trial.state == TrialState.WAITING]
     assert all(trial.user_attrs["checkpoint_epoch"] == trial.last_step for trial in waiting)
     assert not (plan.folder / "search.lock").exists()
+
+
+def test_a_second_interrupt_of_the_whole_terminal_is_not_waited_for_and_leaves_a_whole_study(plan, drive):
+    driver = drive(30, 8.0)
+    driver.wait_for("ended 0 running 2")
+    os.killpg(driver.process.pid, signal.SIGINT)
+    time.sleep(1.0)
+    began = time.monotonic()
+    os.killpg(driver.process.pid, signal.SIGINT)
+    assert "KeyboardInterrupt" in driver.end()[1]
+    assert time.monotonic() - began < 30
+    assert count_states(read_study(plan.study_path))["waiting"] == 2
+    assert (plan.folder / "trials.csv").exists()
+
+
+def test_a_driver_whose_cluster_dies_ends_and_says_how_to_go_on(plan, drive):
+    driver = drive(30, 0.5)
+    driver.wait_for("ended 0 running 2")
+    began = time.monotonic()
+    next(child for child in psutil.Process(driver.process.pid).children() if child.name() == "raylet").kill()
+    assert "go on with --resume" in driver.end()[1]
+    assert time.monotonic() - began < 30
+    assert driver.process.returncode == 1
+    assert count_states(read_study(plan.study_path))["waiting"] == 2

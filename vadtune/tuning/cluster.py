@@ -1,10 +1,12 @@
 """Ray's start and end, in the background where it can be, and a watchdog for a cluster that is gone."""
 
+import atexit
 import logging
 import os
 import shutil
 import signal
 import socket
+import sys
 import tempfile
 import threading
 import time
@@ -33,10 +35,11 @@ ENVIRONMENT = {
     "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "1000000",
 }
 _TEMP_PREFIX = "vadtune-ray-"
+Address = tuple[str, int]
 
 
 class ClusterLost(VadtuneError):
-    """No node of the cluster answers any more."""
+    """The cluster does not answer any more."""
 
     exit_code = 1
 
@@ -58,10 +61,16 @@ class Cluster:
         self.address, self.runtime_env, self.n_cpus = address, runtime_env, n_cpus
         self._ready: Future[bool] = Future()
         self._over = threading.Event()
+        self._is_lost = False
         self._thread = threading.Thread(target=self._live, name="vadtune-ray", daemon=True)
 
     def start(self) -> None:
         """Begin to start Ray, in the background; it takes 4 to 7 seconds."""
+        if self.address is not None and self.address.startswith("ray://"):
+            # There Tune would run in another process, and could not write the study.
+            raise ConfigError(
+                f"--address {self.address}: connect from a machine of the cluster, or use `ray job submit`."
+            )
         if not self._thread.is_alive():
             os.environ.update(ENVIRONMENT)
             self._thread.start()
@@ -80,6 +89,17 @@ class Cluster:
 
     def stop(self) -> None:
         """Begin to end Ray, if it was started or joined here."""
+        self._over.set()
+
+    def abandon(self) -> None:
+        """Leave a cluster that is gone.
+
+        Ray's own goodbye, on exit too, would wait for the cluster for a minute and then crash; so this process will
+        end without it. The cluster's processes on this machine go with it.
+        """
+        self._is_lost = True
+        sys.excepthook = sys.__excepthook__
+        atexit.register(_leave)
         self._over.set()
 
     def join(self) -> None:
@@ -111,7 +131,7 @@ class Cluster:
             self._ready.set_exception(error)
             is_ours = False
         self._over.wait()
-        if is_ours:
+        if is_ours and not self._is_lost:
             ray.shutdown()
             ray._private.worker._worker_logs_enabled = True
         if folder is not None:
@@ -132,22 +152,19 @@ class Cluster:
 
 
 class Watchdog:
-    """Notices that no node answers, which leaves a driver of Ray waiting for minutes.
+    """Notices that the cluster is gone: Ray lets its driver wait for a minute, or ends the process without a word.
 
     Args:
-        addresses: Host and port of every node's raylet.
+        raylet: Host and port of the raylet of this node: Ray ends its drivers 10 seconds after it died.
+        gcs: Host and port of the cluster's head, which may come back.
         on_loss: Called once, from the watchdog's thread.
-        patience_s: How long no node may answer.
+        patience_s: How long the head may be away.
     """
 
-    def __init__(
-        self,
-        addresses: list[tuple[str, int]],
-        on_loss: Callable[[], None],
-        patience_s: float = 20.0,
-        period_s: float = 2.0,
-    ) -> None:
-        self.addresses, self.on_loss, self.patience_s, self.period_s = addresses, on_loss, patience_s, period_s
+    PERIOD_S = 1.0
+
+    def __init__(self, raylet: Address, gcs: Address, on_loss: Callable[[], None], patience_s: float = 30.0) -> None:
+        self.raylet, self.gcs, self.on_loss, self.patience_s = raylet, gcs, on_loss, patience_s
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="vadtune-watchdog", daemon=True)
 
@@ -159,18 +176,25 @@ class Watchdog:
         self._done.set()
 
     def _watch(self) -> None:
-        last_answer = time.monotonic()
-        while not self._done.wait(self.patience_s / 10):
-            if any(_answers(address) for address in self.addresses):
-                last_answer = time.monotonic()
-            elif time.monotonic() - last_answer > self.patience_s:
+        n_refusals, head_was_there = 0, time.monotonic()
+        while not self._done.wait(self.PERIOD_S):
+            # A busy raylet still accepts: the kernel does it. Only a dead one refuses.
+            n_refusals = n_refusals + 1 if _refuses(self.raylet) else 0
+            if not _refuses(self.gcs):
+                head_was_there = time.monotonic()
+            if n_refusals >= 2 or time.monotonic() - head_was_there > self.patience_s:
                 self.on_loss()
                 return
 
 
-def raylets(nodes: list[dict[str, Any]]) -> list[tuple[str, int]]:
-    """Host and port of the raylets that `ray.nodes()` tells of."""
-    return [(node["NodeManagerAddress"], int(node["NodeManagerPort"])) for node in nodes if node["Alive"]]
+def landmarks() -> tuple[Address, Address]:
+    """Host and port of the raylet of this node and of the cluster's head."""
+    import ray
+
+    context = ray.get_runtime_context()
+    mine = next(node for node in ray.nodes() if node["NodeID"] == context.get_node_id())  # type: ignore[no-untyped-call]
+    host, _, port = context.gcs_address.rpartition(":")
+    return (mine["NodeManagerAddress"], int(mine["NodeManagerPort"])), (host.strip("[]"), int(port))
 
 
 @contextmanager
@@ -194,12 +218,20 @@ def interrupt_main_thread(number: int = signal.SIGUSR2) -> None:
     signal.pthread_kill(thread, number)
 
 
-def _answers(address: tuple[str, int]) -> bool:
+def _leave() -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(ClusterLost.exit_code)
+
+
+def _refuses(address: Address) -> bool:
     try:
-        with socket.create_connection(address, timeout=2.0):
-            return True
-    except OSError:
+        with socket.create_connection(address, timeout=5.0):
+            return False
+    except TimeoutError:
         return False
+    except OSError:
+        return True
 
 
 def _temporary_folder() -> Path:

@@ -15,6 +15,8 @@ from vadtune.tuning.schedulers import OBJECTIVE, TIME
 from vadtune.tuning.space import Space
 
 Result = Mapping[str, Any]
+# A search without a number of trials ends after so many failures and nothing else.
+HOPELESS = 25
 
 
 class Checkpoints(Protocol):
@@ -104,6 +106,8 @@ class Ledger:
 
     def is_exhausted(self) -> bool:
         """Whether no further trial may begin."""
+        if self.n_trials is None:
+            return self.ended[TrialState.FAIL] >= HOPELESS and self.ended.total() == self.ended[TrialState.FAIL]
         return self.n_trials is not None and self.ended.total() + len(self.live) >= self.n_trials
 
     def histories(self) -> dict[str, dict[int, float]]:

@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 from optuna.trial import TrialState
 
-from vadtune.errors import ConfigError
-from vadtune.tuning.cluster import Cluster, ClusterLost, Watchdog, interrupt_main_thread, quiet_ray, raylets
+from vadtune.errors import ConfigError, VadtuneError
+from vadtune.tuning.cluster import Cluster, ClusterLost, Watchdog, interrupt_main_thread, landmarks, quiet_ray
 from vadtune.tuning.ledger import Ledger
 from vadtune.tuning.lock import locked
 from vadtune.tuning.preflight import check_folder, check_local_cpus, check_resources, check_shared
@@ -90,8 +90,10 @@ class Outcome:
     seconds_by_phase: dict[str, float] = field(default_factory=dict)
 
 
+# How often a trial whose worker died begins again, from its last checkpoint.
+MAX_FAILURES = 2
 # How long running trials get to come to their next report and be saved.
-GRACE_S = {"time budget": 30.0, "interrupted": 12.0, "disk full": 0.0}
+GRACE_S: dict[End, float] = {"finished": 0.0, "time budget": 30.0, "interrupted": 12.0}
 
 
 def run_search(
@@ -110,7 +112,7 @@ def run_search(
 
     Raises:
         ConfigError: The folder is taken or cannot be written, or the resources are not there.
-        ClusterLost: No node of the cluster answers any more; the study is saved.
+        ClusterLost: The cluster does not answer any more; the study is saved.
         KeyboardInterrupt: A second interrupt, while the first was being obeyed; the study is saved.
     """
     check_folder(plan.folder)
@@ -119,9 +121,13 @@ def run_search(
         with _signals(session), _running(cluster, plan) as ray_cluster:
             try:
                 session.prepare()
-                session.wait_for(ray_cluster)
-                if not session.stopping.is_set():
-                    session.search(data, runs)
+                if not session.ledger.is_exhausted():
+                    session.wait_for(ray_cluster)
+                    if not session.stopping.is_set():
+                        session.search(data, runs)
+            except ClusterLost:
+                ray_cluster.abandon()
+                raise
             finally:
                 session.close()
         return session.outcome()
@@ -133,7 +139,10 @@ class Session:
     def __init__(self, plan: Plan, progress: Progress) -> None:
         self.plan, self.progress = plan, progress
         self.stopping = threading.Event()
-        self.end: End | Literal["disk full"] = "finished"
+        self.end: End = "finished"
+        self.problem: str | None = None
+        self.abrupt: BaseException | None = None
+        self.is_closing = False
         self.started = self.last_tick = time.monotonic()
         self.give_up_at = math.inf
         self.marks: dict[str, float] = {}
@@ -178,26 +187,40 @@ class Session:
         self.concurrent = min(plan.concurrent or fitting, fitting)
         alive = [node for node in nodes if node["Alive"]]
         self.nodes = (len(alive), sum(node["Resources"].get("CPU", 0.0) for node in alive))
-        self.raylets = raylets(nodes)
         self.marks["start"] = time.monotonic()
 
     def search(self, data: Any, runs: RunFactory) -> None:
         """Run Ray's loop."""
         self.phase = "searching"
-        with Watchdog(self.raylets, interrupt_main_thread), redirect_stdout(io.StringIO()):
-            _tune(self, data, runs)
+        from ray.tune.error import TuneError
+
+        try:
+            with Watchdog(*landmarks(), interrupt_main_thread), redirect_stdout(io.StringIO()):
+                _tune(self, data, runs)
+        except (KeyboardInterrupt, VadtuneError, SystemError, TuneError):
+            # What a signal's handler raises may come out of Ray as something else.
+            if self.abrupt is None:
+                raise
+            raise self.abrupt from None
         self.marks["search"] = time.monotonic()
 
-    def request_stop(self, end: End | Literal["disk full"]) -> None:
+    def request_stop(self, end: End) -> None:
         """Begin nothing new; save what runs at its next report, within some seconds."""
         if not self.stopping.is_set():
             self.end, self.phase = end, "saving running trials"
             self.give_up_at = time.monotonic() + GRACE_S[end]
             self.stopping.set()
 
-    def disk_is_full(self) -> None:
-        """No checkpoint can be written: stop at once."""
-        self.request_stop("disk full")
+    def give_up(self, problem: str) -> None:
+        """No trial can go on: stop at once, and say why."""
+        self.problem = problem
+        self.give_up_at = -math.inf
+        self.stopping.set()
+
+    def end_abruptly(self, error: BaseException) -> None:
+        """Leave Ray's loop at once."""
+        self.abrupt = error
+        raise error
 
     def is_over(self) -> bool:
         """Whether the search is to stop and all that runs is saved, or had its time."""
@@ -250,6 +273,7 @@ class Session:
 
     def close(self) -> None:
         """Leave a study in which nothing is RUNNING, and its table."""
+        self.is_closing = True
         study = getattr(self, "study", None)
         if study is None:
             return
@@ -267,8 +291,8 @@ class Session:
 
     def outcome(self) -> Outcome:
         """How it ended."""
-        if self.end == "disk full":
-            raise ConfigError(f"{self.plan.storage.address}: no space left for checkpoints. Make space, then --resume.")
+        if self.problem is not None:
+            raise ConfigError(self.problem)
         now = time.monotonic()
         start = self.marks.get("start", now)
         search = self.marks.get("search", now)
@@ -306,7 +330,7 @@ def _tune(session: Session, data: Any, runs: RunFactory) -> None:
         stop=EndOfExperiment(session),
         resources_per_trial=tune.PlacementGroupFactory([resources]),
         reuse_actors=True,
-        max_failures=2,
+        max_failures=MAX_FAILURES,
         trial_dirname_creator=lambda trial: trial.trial_id,
         raise_on_failed_trial=False,
         verbose=0,
@@ -332,12 +356,17 @@ def _signals(session: Session) -> Iterator[None]:
         return
 
     def stop(number: int, frame: object) -> None:  # noqa: ARG001
+        if session.is_closing:
+            return  # it takes no time, and has to be whole
         if session.stopping.is_set():
-            raise KeyboardInterrupt
+            session.end_abruptly(KeyboardInterrupt())
         session.request_stop("interrupted")
 
     def lost(number: int, frame: object) -> None:  # noqa: ARG001
-        raise ClusterLost("No node of the cluster answers any more. The study is saved: go on with --resume.")
+        if session.is_closing:
+            return
+        problem = "The Ray cluster does not answer any more. The study is saved: go on with --resume."
+        session.end_abruptly(ClusterLost(problem))
 
     handlers = {signal.SIGINT: stop, signal.SIGTERM: stop, signal.SIGUSR2: lost}
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}

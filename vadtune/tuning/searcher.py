@@ -137,8 +137,8 @@ class Session(Protocol):
         """Whether everything is to be stopped now."""
         ...
 
-    def disk_is_full(self) -> None:
-        """A checkpoint could not be written for lack of space."""
+    def give_up(self, problem: str) -> None:
+        """Stop at once: no trial can go on."""
         ...
 
 
@@ -147,6 +147,7 @@ class Events(Callback):
 
     def __init__(self, ledger: Ledger, storage: Storage, session: Session) -> None:
         self.ledger, self.storage, self.session = ledger, storage, session
+        self.has_started = False
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:  # noqa: ARG002
         """Ray's loop went round once."""
@@ -154,6 +155,7 @@ class Events(Callback):
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:  # noqa: ARG002
         """A trial runs, for the first time or again."""
+        self.has_started = True
         live = self.ledger.live.get(trial.trial_id)
         if live is not None:
             live.is_started, live.is_paused = True, False
@@ -181,11 +183,12 @@ class Events(Callback):
         if trial.trial_id not in self.ledger.live:
             return
         text = _error_text(trial)
-        if "No space left on device" in text:
-            self.ledger.forget(trial.trial_id)
-            self.session.disk_is_full()
-        else:
+        problem = _common_problem(text, self.storage) if self.has_started else f"Workers cannot start: {reason(text)}."
+        if problem is None:
             self.ledger.end(trial.trial_id, failure=reason(text))
+        else:
+            self.ledger.forget(trial.trial_id)
+            self.session.give_up(problem)
 
 
 class End(Stopper):
@@ -211,10 +214,17 @@ def reason(text: str) -> str:
     """The reason of a failure in one line, from Ray's text of an error."""
     if "OutOfMemoryError" in text or "low on memory" in text:
         return "memory: Ray ended the worker since the machine ran low on memory"
-    if "worker process has died" in text or "ActorDiedError" in text or "The actor died" in text:
+    if "worker process has died" in text or "actor died unexpectedly" in text:
         return "the worker process died, again after each retry (killed, or out of memory)"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1][:500] if lines else "unknown: Ray kept no text of the error"
+
+
+def _common_problem(text: str, storage: Storage) -> str | None:
+    """What is the fault of no trial, and will stop all others too."""
+    if "No space left on device" in text:
+        return f"{storage.address}: no space left for checkpoints. Make space, then go on with --resume."
+    return None
 
 
 def _error_text(trial: Trial) -> str:
