@@ -36,6 +36,7 @@ from vadtune.training.model_card import model_card
 
 FORMAT_VERSION = 1
 SUMS = "SHA256SUMS"
+FILES = ("README.md", "config.json", "environment.json", "metrics.json", "model.safetensors", "scaler.json")
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,20 +141,16 @@ def load_artifact(folder: Path, device: str = "cpu") -> Artifact:
         config: TrialConfig = parse(TrialConfig, header["trial"], str(folder / "config.json"))
         columns = tuple(Column(**column) for column in header["columns"])
         scaler = Scaler.from_dict(_read(folder / "scaler.json"))
-        model = config.model.build(len(columns))
+        shape = _image_shape(header["image_shape"])
+        dataset = dict(header["dataset"])
+        _check_sizes(columns, scaler, shape)
+        with torch.random.fork_rng(devices=[]):  # first weights are random and not used: no random number is, either
+            model = config.model.build(len(columns))
         model.load_state_dict(load_file(folder / "model.safetensors"))
-    except (ConfigError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+    except (ConfigError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         raise ArtifactError(f"{folder}: {error}. Export it again.") from None
-    shape = header["image_shape"]
-    return Artifact(
-        model.to(torch.device(device)).eval(),
-        config,
-        scaler,
-        columns,
-        (int(shape[0]), int(shape[1])) if shape else None,
-        header["dataset"],
-        _read(folder / "metrics.json"),
-    )
+    model = model.to(torch.device(device)).eval()
+    return Artifact(model, config, scaler, columns, shape, dataset, _read(folder / "metrics.json"))
 
 
 def _write(artifact: Artifact, folder: Path) -> None:
@@ -183,17 +180,37 @@ def _write(artifact: Artifact, folder: Path) -> None:
 def _verify(folder: Path) -> None:
     if not (folder / SUMS).is_file():
         raise ArtifactError(f"{folder}: not an exported model, it has no {SUMS}. Give the folder best/ of a run.")
-    for line in (folder / SUMS).read_text(encoding="utf-8", errors="replace").splitlines():
-        expected, _, name = line.partition("  ")
-        path = folder / Path(name).name
-        if not path.is_file():
+    lines = (folder / SUMS).read_text(encoding="utf-8", errors="replace").splitlines()
+    sums = {Path(name).name: expected for expected, _, name in (line.partition("  ") for line in lines)}
+    for name in sums.keys() | set(FILES):
+        path = folder / name
+        try:
+            found = _sha256(path) if path.is_file() else None
+        except OSError as error:
+            raise ArtifactError(f"{path}: {error.strerror}. Export the model again.") from None
+        if found is None:
             raise ArtifactError(f"{path}: missing. Export the model again.")
-        if _sha256(path) != expected:
+        if found != sums.get(name):
             raise ArtifactError(f"{path}: its checksum is not the one in {SUMS}. Export the model again.")
 
 
+def _image_shape(shape: Any) -> tuple[int, int] | None:
+    if shape is None:
+        return None
+    height, width = shape
+    return int(height), int(width)
+
+
+def _check_sizes(columns: tuple[Column, ...], scaler: Scaler, image_shape: tuple[int, int] | None) -> None:
+    n_features = len(columns)
+    if not n_features or scaler.center.shape != (n_features,) or scaler.scale.shape != (n_features,):
+        raise ValueError(f"there are {n_features} columns and units for {scaler.center.size}")
+    if image_shape and image_shape[0] * image_shape[1] != n_features:
+        raise ValueError(f"an image of {image_shape[0]} x {image_shape[1]} pixels has {n_features} columns")
+
+
 def _refuse_other_folder(folder: Path) -> None:
-    if any(folder.iterdir()) and not (folder / SUMS).is_file():
+    if not folder.is_dir() or (any(folder.iterdir()) and not (folder / SUMS).is_file()):
         raise ArtifactError(f"{folder}: exists and is not an exported model. Choose another folder.")
 
 
