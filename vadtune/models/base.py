@@ -55,6 +55,10 @@ class Model(nn.Module, ABC):
     def start(self, batch: Batch) -> Posterior:
         """Where the inference of unseen rows begins; depends on each row alone."""
 
+    @abstractmethod
+    def remember(self, posteriors: TrainingPosteriors) -> None:
+        """Keep of the training posteriors what `start` needs."""
+
     @property
     @abstractmethod
     def max_refinement_steps(self) -> int | None:

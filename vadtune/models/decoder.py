@@ -1,12 +1,15 @@
-"""The MLP decoder that VAD and VAE share: latents in, columns out."""
+"""The decoders that VAD and VAE share: latents in, columns out."""
 
-from typing import Literal
+import math
+from abc import ABC, abstractmethod
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 from torch import Tensor, nn
 
+from vadtune.errors import ConfigError
 from vadtune.settings import Settings
 
 Activation = Literal["silu", "gelu", "relu", "tanh", "leaky_relu"]
@@ -30,21 +33,62 @@ class MLPSettings(Settings):
 
 
 class DecoderConfig(MLPSettings):
-    """Settings of the decoder: `linear_path` adds z W to the output, `sigmoid` bounds it to [0, 1] (pixels)."""
+    """A plain decoder: `linear_path` adds z W to the output, `sigmoid` bounds it to [0, 1] (pixels)."""
 
+    kind: Literal["mlp"] = "mlp"
     linear_path: bool = False
     output: Literal["identity", "sigmoid"] = "identity"
 
-    def build(self, latent_dim: int, n_features: int) -> "Decoder":
+    def build(self, latent_dim: int, n_features: int) -> "MLPDecoder":
         """Make a decoder with fresh weights from torch's global generator."""
-        return Decoder(
+        return MLPDecoder(
             mlp(latent_dim, n_features, self),
             nn.Linear(latent_dim, n_features, bias=False) if self.linear_path else None,
             bounded=self.output == "sigmoid",
         )
 
 
-class Decoder(nn.Module):
+class ProjectiveConfig(MLPSettings):
+    """A decoder for landmarks x0, y0, x1, y1 …: 3-D points and a camera, both from z; their projection is x_hat."""
+
+    kind: Literal["projective"] = "projective"
+
+    def build(self, latent_dim: int, n_features: int) -> "ProjectiveDecoder":
+        """Make a decoder with fresh weights from torch's global generator.
+
+        Raises:
+            ConfigError: The columns are not pairs.
+        """
+        if n_features % 2:
+            raise ConfigError(
+                f"model.decoder.kind is 'projective' and the table has {n_features} columns: it needs pairs x, y. "
+                "Use 'mlp'."
+            )
+        return ProjectiveDecoder(latent_dim, n_features // 2, self)
+
+
+def _kind(value: object) -> object:
+    return value.get("kind", "mlp") if isinstance(value, dict) else getattr(value, "kind", None)
+
+
+AnyDecoderConfig = Annotated[
+    Annotated[DecoderConfig, Tag("mlp")] | Annotated[ProjectiveConfig, Tag("projective")], Discriminator(_kind)
+]
+
+
+class Decoder(nn.Module, ABC):
+    """Latents in, columns out."""
+
+    @abstractmethod
+    def forward(self, z: Float[Tensor, "*K L"]) -> Float[Tensor, "*K D"]:
+        """Reconstruct the columns, in scaled units."""
+
+    @abstractmethod
+    def start_at(self, column_mean: Float[Tensor, " D"]) -> None:
+        """Set the output bias so that z = 0 begins near the column means."""
+
+
+class MLPDecoder(Decoder):
     """x_hat = f(z), or f(z) + z W with a linear path, squashed to (0, 1) where it is `bounded`."""
 
     def __init__(self, network: nn.Sequential, linear_path: nn.Linear | None, *, bounded: bool) -> None:
@@ -68,6 +112,46 @@ class Decoder(nn.Module):
         if self.bounded:
             column_mean = torch.logit(column_mean.clamp(0.01, 0.99))
         output.bias.copy_(column_mean)
+
+
+class ProjectiveDecoder(Decoder):
+    """P landmarks as 3-D points in homogeneous coordinates, seen by a 4 x 3 camera; D = 2 P.
+
+    The camera begins as the orthographic one that drops the third coordinate. Depth is a softplus, so that no point
+    passes through the camera's plane.
+
+    Source: Zadeh et al. (2019), arXiv:1903.00840, experiments on structure from motion.
+    """
+
+    MIN_DEPTH = 0.05
+
+    def __init__(self, latent_dim: int, n_points: int, settings: MLPSettings) -> None:
+        super().__init__()
+        hidden = mlp(latent_dim, 1, settings)[:-1]
+        width = settings.hidden_dim if settings.n_layers else latent_dim
+        self.hidden = hidden
+        self.points = nn.Linear(width, 3 * n_points)
+        self.camera = nn.Linear(width, 12)
+        with torch.no_grad():
+            self.camera.weight.mul_(0.1)
+            # softplus(log(e - 1)) = 1: at first all depths are 1.
+            self.camera.bias.copy_(torch.tensor([1.0, 0, 0, 0, 1.0, 0, 0, 0, 0, 0, 0, math.log(math.e - 1)]))
+
+    def forward(self, z: Float[Tensor, "*K L"]) -> Float[Tensor, "*K D"]:
+        """Project the points, in scaled units."""
+        hidden = self.hidden(z)
+        points = self.points(hidden).unflatten(-1, (-1, 3))
+        camera = self.camera(hidden).unflatten(-1, (4, 3))
+        seen = points @ camera[..., :3, :] + camera[..., 3:, :]
+        depth = torch.nn.functional.softplus(seen[..., 2:]) + self.MIN_DEPTH
+        x_hat: Tensor = (seen[..., :2] / depth).flatten(-2)
+        return x_hat
+
+    @torch.no_grad()
+    def start_at(self, column_mean: Float[Tensor, " D"]) -> None:
+        """Put the points where their mean projections are, at depth 0."""
+        points = torch.nn.functional.pad(column_mean.unflatten(-1, (-1, 2)), (0, 1))
+        self.points.bias.copy_(points.flatten())
 
 
 def mlp(n_inputs: int, n_outputs: int, settings: MLPSettings) -> nn.Sequential:

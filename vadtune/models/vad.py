@@ -11,12 +11,16 @@ from pydantic import Field
 from torch import Tensor
 
 from vadtune.models.base import Model, TrainingPosteriors
-from vadtune.models.decoder import DecoderConfig
+from vadtune.models.decoder import AnyDecoderConfig, DecoderConfig
 from vadtune.models.likelihood import NoiseConfig
 from vadtune.models.objective import Batch, Posterior
 from vadtune.settings import Settings
 
 PosteriorKind = Literal["point", "fixed", "free"]
+LatentOptimizer = Literal["adam", "sgd"]
+LatentInit = Literal["zeros", "normal", "pca"]
+InferenceStart = Literal["zeros", "normal", "pca", "train"]
+SMALL_STD = 0.001
 
 
 class VADConfig(Settings):
@@ -27,8 +31,10 @@ class VADConfig(Settings):
     posterior: PosteriorKind = "free"
     log_var: float = Field(-6.0, ge=-20.0, le=4.0)
     kl_weight: float = Field(1.0, ge=0.0)
-    latent_init: Literal["zeros", "normal", "pca"] = "normal"
-    decoder: DecoderConfig = DecoderConfig()
+    latent_init: LatentInit = "normal"
+    latent_optimizer: LatentOptimizer = "adam"
+    inference_start: InferenceStart = "zeros"
+    decoder: AnyDecoderConfig = DecoderConfig()
     noise: NoiseConfig = NoiseConfig()
 
     def build(self, n_features: int) -> "VAD":
@@ -39,6 +45,11 @@ class VADConfig(Settings):
 class VAD(Model):
     """A decoder whose rows own their posteriors."""
 
+    latent_mean: Float[Tensor, " L"]
+    latent_std: Float[Tensor, " L"]
+    column_mean: Float[Tensor, " D"]
+    components: Float[Tensor, "L D"]
+
     def __init__(self, config: VADConfig, n_features: int) -> None:
         super().__init__(
             config.decoder.build(config.latent_dim, n_features),
@@ -46,18 +57,53 @@ class VAD(Model):
             config.kl_weight,
         )
         self.config = config
+        # What `start` needs of the training rows; a start from the prior's mean needs nothing.
+        if config.inference_start == "train":
+            self.register_buffer("latent_mean", torch.zeros(config.latent_dim))
+            self.register_buffer("latent_std", torch.zeros(config.latent_dim))
+        if config.inference_start == "pca":
+            self.register_buffer("column_mean", torch.zeros(n_features))
+            self.register_buffer("components", torch.zeros(config.latent_dim, n_features))
 
     def training_posteriors(self, train: Batch, rng: torch.Generator) -> "LatentTable":
         """A table of latents, one row for each training row."""
+        if self.config.inference_start == "pca":
+            self.column_mean, self.components = principal_components(train, self.config.latent_dim)
         mean = initial_latents(self.config.latent_init, train, self.config.latent_dim, rng)
-        return LatentTable(mean, self.config.posterior, self.config.log_var)
+        return LatentTable(mean, self.config.posterior, self.config.log_var, self.config.latent_optimizer)
 
     def start(self, batch: Batch) -> Posterior:
-        """The prior's mean: the same for every row, so that no row depends on another."""
-        mean = batch.x.new_zeros(len(batch), self.config.latent_dim)
+        """Where inference begins; it depends on the row alone.
+
+        `zeros` is the prior's mean; `normal` and `train` are a draw around it and around the training latents, the
+        same draw for every row; `pca` projects the mean-filled row on the components of the training rows.
+        """
+        mean = self._start_mean(batch)
         if self.config.posterior == "point":
             return Posterior(mean, None)
         return Posterior(mean, torch.full_like(mean, self.config.log_var))
+
+    def _start_mean(self, batch: Batch) -> Float[Tensor, "N L"]:
+        zeros = batch.x.new_zeros(len(batch), self.config.latent_dim)
+        if self.config.inference_start == "pca":
+            return (batch.x - batch.observed * self.column_mean) @ self.components.T
+        draw = torch.randn(self.config.latent_dim, generator=torch.Generator().manual_seed(0)).to(zeros)
+        match self.config.inference_start:
+            case "zeros":
+                return zeros
+            case "normal":
+                return zeros + SMALL_STD * draw
+            case "train":
+                return zeros + self.latent_mean + self.latent_std * draw
+
+    @torch.no_grad()
+    def remember(self, posteriors: TrainingPosteriors) -> None:
+        """Keep mean and standard deviation of the training latents, if inference begins there."""
+        if self.config.inference_start == "train":
+            assert isinstance(posteriors, LatentTable)
+            mean = posteriors.all().mean
+            self.latent_mean = mean.mean(0)
+            self.latent_std = mean.std(0, correction=0)
 
     @property
     def prior_weight(self) -> float:
@@ -80,6 +126,7 @@ class LatentTable(TrainingPosteriors):
         mean: First latent means, `(N, L)`.
         kind: `point` and `fixed` learn the means only, `free` the log variances as well.
         log_var: Log variance of a `fixed` posterior, the first one of a `free` posterior.
+        optimizer: `adam`, or `sgd` for plain gradient descent.
     """
 
     BETAS = (0.9, 0.99)
@@ -88,8 +135,11 @@ class LatentTable(TrainingPosteriors):
     table: Float[Tensor, "N 3 P"]  # value, first and second moment of each latent parameter: one gather fetches all
     n_updates: Float[Tensor, " N"]
 
-    def __init__(self, mean: Float[Tensor, "N L"], kind: PosteriorKind, log_var: float) -> None:
+    def __init__(
+        self, mean: Float[Tensor, "N L"], kind: PosteriorKind, log_var: float, optimizer: LatentOptimizer = "adam"
+    ) -> None:
         super().__init__()
+        self.optimizer = optimizer
         self.kind = kind
         self.latent_dim = mean.shape[1]
         self.fixed_log_var = log_var
@@ -106,13 +156,17 @@ class LatentTable(TrainingPosteriors):
 
     @torch.no_grad()
     def update(self, learning_rate: float) -> None:
-        """One Adam step for the rows that `of` handed out last, each along the gradient of its own loss."""
+        """One step for the rows that `of` handed out last, each along the gradient of its own loss."""
         assert self._asked is not None
         index, leaf = self._asked
         assert leaf.grad is not None
         # The batch's loss is the mean of its rows' losses. Without its size a row's moments would mix gradients of
         # different scales: one visit in a small last batch would slow it down for a hundred visits.
         gradient = leaf.grad * len(leaf)
+        self._asked = None
+        if self.optimizer == "sgd":
+            self.table[index, 0] -= learning_rate * gradient
+            return
         beta1, beta2 = self.BETAS
         state = self.table[index]
         count = self.n_updates[index] + 1
@@ -123,7 +177,6 @@ class LatentTable(TrainingPosteriors):
         state[:, 0].addcdiv_(step, scale)
         self.table[index] = state
         self.n_updates[index] = count
-        self._asked = None
 
     def all(self) -> Posterior:
         """The posteriors of all training rows, without gradients."""
@@ -138,9 +191,7 @@ class LatentTable(TrainingPosteriors):
         return Posterior(mean, torch.full_like(mean, self.fixed_log_var))
 
 
-def initial_latents(
-    kind: Literal["zeros", "normal", "pca"], batch: Batch, latent_dim: int, rng: torch.Generator
-) -> Float[Tensor, "N L"]:
+def initial_latents(kind: LatentInit, batch: Batch, latent_dim: int, rng: torch.Generator) -> Float[Tensor, "N L"]:
     """First latent means: zeros, normal with standard deviation 0.001, or the row's principal components.
 
     `pca` projects the mean-filled rows on their first `latent_dim` principal components, each scaled to unit
@@ -150,14 +201,21 @@ def initial_latents(
     if kind == "zeros":
         return mean
     if kind == "normal":
-        return mean.normal_(std=0.001, generator=rng)
+        return mean.normal_(std=SMALL_STD, generator=rng)
+    column_mean, components = principal_components(batch, latent_dim)
+    return (batch.x - batch.observed * column_mean) @ components.T
+
+
+def principal_components(batch: Batch, latent_dim: int) -> tuple[Float[Tensor, " D"], Float[Tensor, "L D"]]:
+    """Column means, and directions onto which mean-filled rows have unit variance; zero past the rank."""
+    column_mean = column_means(batch)
     # Mean-filled and centred: a cell that is not observed is 0, the centre.
-    centred = batch.x - batch.observed * column_means(batch)
-    rank = min(latent_dim, *centred.shape)
-    u, s, _ = torch.linalg.svd(centred, full_matrices=False)
-    usable = s[:rank] > s[0] * 1e-6
-    mean[:, :rank] = u[:, :rank] * usable * len(batch) ** 0.5
-    return mean
+    centred = batch.x - batch.observed * column_mean
+    _, s, v = torch.linalg.svd(centred, full_matrices=False)
+    rank = min(latent_dim, int((s > s[0] * 1e-6).sum()))
+    components = batch.x.new_zeros(latent_dim, centred.shape[1])
+    components[:rank] = v[:rank] / s[:rank, None] * len(batch) ** 0.5
+    return column_mean, components
 
 
 def column_means(batch: Batch) -> Float[Tensor, " D"]:

@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from vadtune.models.base import Model, TrainingPosteriors
-from vadtune.models.decoder import DecoderConfig, MLPSettings, mlp
+from vadtune.models.decoder import AnyDecoderConfig, DecoderConfig, MLPSettings, mlp
 from vadtune.models.likelihood import NoiseConfig
 from vadtune.models.objective import Batch, Posterior
 from vadtune.settings import Settings
@@ -30,7 +30,7 @@ class VAEConfig(Settings):
     kl_weight: float = Field(1.0, ge=0.0)
     refinement_steps: int = Field(0, ge=0)
     encoder: MLPSettings = MLPSettings()
-    decoder: DecoderConfig = DecoderConfig()
+    decoder: AnyDecoderConfig = DecoderConfig()
     noise: NoiseConfig = NoiseConfig()
 
     def build(self, n_features: int) -> "VAE":
@@ -57,6 +57,9 @@ class VAE(Model):
     def training_posteriors(self, train: Batch, rng: torch.Generator) -> "Amortized":  # noqa: ARG002
         """The encoder itself: it learns with the network's optimizer and holds nothing of any row."""
         return Amortized(self.encoder)
+
+    def remember(self, posteriors: TrainingPosteriors) -> None:
+        """Nothing: the encoder knows where to begin."""
 
     @property
     def prior_weight(self) -> float:

@@ -26,8 +26,10 @@ class TrainConfig(Settings):
 
 
 class InferConfig(Settings):
-    """How the posteriors of unseen rows are found, the decoder fixed."""
+    """How the posteriors of unseen rows are found, the decoder fixed; only `adam` and `sgd` have a learning rate."""
 
+    method: Literal["lbfgs", "adam", "sgd"] = "lbfgs"
+    learning_rate: float = Field(0.05, gt=0.0)
     n_steps: int = Field(100, ge=1)
     tolerance: float = Field(3e-3, ge=0.0)
     warm_steps: int = Field(5, ge=1)

@@ -47,8 +47,28 @@ def infer(model: Model, batch: Batch, settings: InferConfig) -> Posterior:
     limit = settings.n_steps if model.max_refinement_steps is None else model.max_refinement_steps
     starts = range(0, max(len(batch), 1), settings.batch_size)
     chunks = [batch.rows(slice(at, at + settings.batch_size)) for at in starts]
-    means = [descend(model, chunk, model.start(chunk).mean, limit, settings.tolerance) for chunk in chunks]
-    return Posterior(torch.cat(means), None)
+    return Posterior(torch.cat([_find(model, chunk, limit, settings) for chunk in chunks]), None)
+
+
+def _find(model: Model, batch: Batch, n_steps: int, settings: InferConfig) -> Float[Tensor, "N L"]:
+    start = model.start(batch).mean
+    if settings.method == "lbfgs":
+        return descend(model, batch, start, n_steps, settings.tolerance)
+    return descend_gradient(model, batch, start, n_steps, settings)
+
+
+@torch.no_grad()
+def descend_gradient(
+    model: Model, batch: Batch, start: Float[Tensor, "N L"], n_steps: int, settings: InferConfig
+) -> Float[Tensor, "N L"]:
+    """The paper's scheme: `n_steps` steps of Adam or plain gradient descent at one learning rate, for every row."""
+    mean = start.clone()
+    # Adam works cell by cell, so that rows do not meet in it either.
+    optimizer = (torch.optim.Adam if settings.method == "adam" else torch.optim.SGD)([mean], settings.learning_rate)
+    for _ in range(n_steps):
+        _, mean.grad = _evaluate(model, batch, mean)
+        optimizer.step()
+    return mean
 
 
 @torch.no_grad()

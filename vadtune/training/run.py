@@ -77,6 +77,7 @@ class TrialRun:
             raise Diverged(f"imputation_rmse is {score} after epoch {self.epoch}")
         if score < self.best_rmse:
             self.best_rmse, self.best_epoch = score, self.epoch
+            self.trainer.model.remember(self.trainer.posteriors)
             self.best_weights = {name: tensor.clone() for name, tensor in self.trainer.model.state_dict().items()}
         return score
 
