@@ -66,23 +66,32 @@ def written_beside(path: Path) -> Iterator[Path]:
 
 
 def _read_csv(path: Path, stem: str) -> Table:
+    frame = read_csv_frame(path)
+    floats = {column: "float64" for column, dtype in frame.dtypes.items() if dtype == "Float64"}
+    return from_frame(frame.astype(floats), stem, str(path))
+
+
+def read_csv_frame(path: Path) -> "pd.DataFrame":
+    """A CSV file as a DataFrame of nullable dtypes: whole numbers stay whole beside empty cells.
+
+    Raises:
+        DataError: It cannot be read, or its first line is not one of column names.
+    """
     import pandas as pd
 
     try:
         head = pd.read_csv(path, header=None, nrows=1, dtype=str, keep_default_na=False).iloc[0].tolist()
-        _check_head(head, path)
+        check_head(head, path)
         index_col = 0 if head[0] == "" else None
-        # Nullable dtypes keep whole numbers whole beside empty cells.
         frame = pd.read_csv(path, index_col=index_col, low_memory=False, dtype_backend="numpy_nullable")
     except (OSError, EOFError, ValueError, zlib.error) as error:  # pandas' parser errors are ValueErrors
         raise DataError(f"{path}: cannot be read as CSV: {_first_line(error)}") from None
     if index_col is None and not isinstance(frame.index, pd.RangeIndex):
         raise DataError(f"{path}: the rows have more cells than the first line has names.")
-    floats = {column: "float64" for column, dtype in frame.dtypes.items() if dtype == "Float64"}
-    return from_frame(frame.astype(floats), stem, str(path))
+    return frame
 
 
-def _check_head(head: list[str], path: Path) -> None:
+def check_head(head: list[str], path: Path) -> None:
     """Refuse what pandas would silently mend: equal names, numbers for names, another separator."""
     names = head[1:] if head[0] == "" else head
     if len(head) == 1 and any(mark in head[0] for mark in ";\t|"):

@@ -1,0 +1,49 @@
+"""What is asked of whoever fills tables, and what is told to who watches."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from vadtune.data.tables import Column, FloatArray, Table
+
+
+@dataclass(frozen=True)
+class Output:
+    """A file to write: a completed table, or the standard deviations of its cells."""
+
+    path: Path
+    is_std: bool = False
+
+
+class Fill(Protocol):
+    """Completes parts of a table, one after the other, in the order of the rows."""
+
+    @property
+    def columns(self) -> Sequence[Column]:
+        """The columns as the model knows them."""
+        ...
+
+    def positions(self, names: Sequence[str], source: str) -> list[int]:
+        """Where the model's columns stand among those of a file.
+
+        Raises:
+            DataError: One is not there.
+        """
+        ...
+
+    def __call__(self, table: Table) -> list[FloatArray]:
+        """Complete rows whose columns are the model's, in its order.
+
+        Returns:
+            One array `(N, D)` for each output, in the columns' own units.
+        """
+        ...
+
+
+class Tell(Protocol):
+    """Whoever shows how far the work is."""
+
+    def __call__(self, n_rows: int, share: float | None) -> None:
+        """So many rows, and this share of all, are done."""
+        ...
