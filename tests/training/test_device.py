@@ -1,0 +1,34 @@
+"""Where trials run."""
+
+import pytest
+import torch
+
+from vadtune.errors import ConfigError
+from vadtune.training.device import resolve_device
+
+without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
+
+
+@without_gpu
+@pytest.mark.parametrize(
+    ("device", "gpus_per_trial", "expected"),
+    [
+        ("auto", None, ("cpu", 0.0)),
+        ("cpu", None, ("cpu", 0.0)),
+        ("cpu", 0.0, ("cpu", 0.0)),
+        ("auto", 0.5, ("cuda", 0.5)),  # of another node
+        ("cuda", 0.25, ("cuda", 0.25)),
+    ],
+)
+def test_a_device_and_its_share_follow_from_the_flags(device, gpus_per_trial, expected):
+    assert resolve_device(device, gpus_per_trial) == expected
+
+
+@without_gpu
+@pytest.mark.parametrize(
+    ("device", "gpus_per_trial"),
+    [("gpu", None), ("cuda:x", None), ("cuda:", None), ("cuda", None), ("cpu", 1.0), ("auto", -1.0), ("", None)],
+)
+def test_a_device_that_is_not_there_is_refused(device, gpus_per_trial):
+    with pytest.raises(ConfigError, match=r"--device|--gpus-per-trial"):
+        resolve_device(device, gpus_per_trial)
