@@ -68,11 +68,11 @@ def test_draws_spread_as_the_posterior_of_a_linear_model_does():
     weight, x = torch.tensor([[1.0, 0.0], [0.0, 3.0]]), torch.tensor([[1.0, 2.0], [torch.nan, 2.0]])
     artifact = artifact_of(linear_vad(weight, torch.ones(2), 0.5), 2)
     mean, precision = exact_posterior(weight, torch.ones(2), 0.5, x)
-    draws = draw(artifact, x, artifact.posterior(x), n_draws=4_000, seed=0)
-    assert draws.shape == (4_000, 2, 2)
-    assert_close(draws.mean(0).double(), mean @ weight.double().T + 1, rtol=0, atol=0.06)
+    draws = draw(artifact, x, artifact.posterior(x), n_draws=1_500, seed=0)
+    assert draws.shape == (1_500, 2, 2)
+    assert_close(draws.mean(0).double(), mean @ weight.double().T + 1, rtol=0, atol=0.1)
     variance = torch.diagonal(weight.double() @ torch.linalg.inv(precision) @ weight.double().T, dim1=1, dim2=2)
-    assert_close(draws.var(0).double(), variance, rtol=0.12, atol=0)
+    assert_close(draws.var(0).double(), variance, rtol=0.15, atol=0)
 
 
 def test_draws_repeat_with_their_seed_and_those_of_points_are_equal():
