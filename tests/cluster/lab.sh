@@ -30,7 +30,7 @@ up() {
     local host
     for host in $HOSTS; do start_host "${host%:*}"; done
     for host in $HOSTS; do wait_for_sshd "${host%:*}"; done
-    install -m 600 "$LAB/key" "$LAB/laptop/root/root/.ssh/lab_key"
+    install -m 600 "$LAB/key" "$LAB/laptop/home/.ssh/lab_key"
 }
 
 run() {  # run HOST COMMAND: as root on that host, in the repository
@@ -67,8 +67,7 @@ down() {
 }
 
 init_of() {  # the host's process 1, as the machine numbers it
-    [ -e "$LAB/$1/pid" ] || { echo "$1 is not up" >&2; exit 1; }
-    pgrep -P "$(cat "$LAB/$1/pid")" | head -n 1
+    pgrep -P "$(cat "$LAB/$1/pid" 2> /dev/null)" 2> /dev/null || { echo "$1 is not up" >&2; exit 1; }
 }
 
 install_sshd() {
@@ -92,7 +91,8 @@ make_environment() {  # what cluster/onprem.yaml would install: here it borrows 
     printf '%s\n' "$packages" "$REPOSITORY" > "$environment/lib/$(basename "$(dirname "$packages")")/site-packages/lab.pth"
     printf '#!/mnt/shared/vadtune-env/bin/python\nfrom ray.scripts.scripts import main\nmain()\n' > "$environment/bin/ray"
     chmod +x "$environment/bin/ray"
-    dirname "$packages" > "$LAB/packages"
+    printf '%s\n' "$REPOSITORY" "$(dirname "$packages")" > "$LAB/visible"
+    "$1" -c 'import sys; print(sys.base_prefix)' | grep -v '^/usr' >> "$LAB/visible" || true
 }
 
 make_network() {  # a bridge on the laptop, a cable from it to each other host
@@ -116,14 +116,15 @@ make_network() {  # a bridge on the laptop, a cable from it to each other host
     done
 }
 
-start_host() {
-    local name=$1 root=$LAB/$1/root
-    mkdir -p "$LAB/$name"/{upper,work,root}
+start_host() {  # its /root is its own: what lies in the machine's home folder is not for it
+    local name=$1 root=$LAB/$1/root home=$LAB/$1/home
+    mkdir -p "$LAB/$name"/{upper,work,root} "$home/.ssh"
     mount -t overlay overlay -o "lowerdir=$LAB/base/upper:/,upperdir=$LAB/$name/upper,workdir=$LAB/$name/work" "$root"
-    rm -rf "$root/tmp/ray" "$root/root/.ray" "$root/root/.ssh"
-    mkdir -p "$root/mnt/shared" "$root/root/.ssh" "$root$REPOSITORY" "$root$(cat "$LAB/packages")"
-    cp "$LAB/key.pub" "$root/root/.ssh/authorized_keys"
-    chmod -R go= "$root/root/.ssh"
+    rm -rf "$root/tmp/ray"
+    mkdir -p "$root/mnt/shared"
+    cp /etc/skel/.bashrc /etc/skel/.profile "$home"
+    cp "$LAB/key.pub" "$home/.ssh/authorized_keys"
+    chmod -R go= "$home/.ssh"
     cat > "$LAB/$name/init.sh" << INIT
 set -e
 mount --make-rprivate /
@@ -136,16 +137,20 @@ mount --bind "$root/dev/pts/ptmx" "$root/dev/ptmx"
 mount -t tmpfs run "$root/run"
 mkdir "$root/run/sshd"
 mount --bind "$LAB/shared" "$root/mnt/shared"
-for folder in "$REPOSITORY" "$(cat "$LAB/packages")"; do
+exec 3< "$LAB/visible"
+mount --bind "$home" "$root/root"
+while read -r folder <&3; do
+    mkdir -p "$root\$folder"
     mount --bind "\$folder" "$root\$folder"
     mount -o remount,bind,ro "$root\$folder"
 done
+exec 3<&-
 hostname $name
 printf '127.0.0.1 localhost $name\n' > "$root/etc/hosts"
 exec chroot "$root" /usr/sbin/sshd -D -e -o UsePAM=no -o PermitRootLogin=prohibit-password -o StrictModes=no \
     -o MaxStartups=50
 INIT
-    ip netns exec "$(cat "$LAB/prefix")-$name" unshare --mount --pid --uts --ipc --fork --kill-child \
+    setsid ip netns exec "$(cat "$LAB/prefix")-$name" unshare --mount --pid --uts --ipc --fork --kill-child \
         bash "$LAB/$name/init.sh" > "$LAB/$name/log" 2>&1 < /dev/null &
     echo $! > "$LAB/$name/pid"
 }
