@@ -19,7 +19,7 @@ def test_a_montage_shows_what_the_model_saw_and_how_far_off_it_was() -> None:
     seen[0, 0, 1] = seen[0, 1, 2] = np.nan
     mean = np.full((1, 2, 4), 0.3)
     found = gallery.montages(Gallery(np.array([0.25]), truth, seen, mean, np.full((1, 2, 4), 0.1)), (2, 2))[0]
-    assert found.observed.shape == (2, 2 * 2 + gallery.GAP)
+    assert found.observed.shape == (2, 2 + 1 + 2)
     assert found.imputed[0].tolist()[:2] == [0.0, 0.3]
     assert found.truth[0].tolist()[:2] == [0.0, 0.5]
     assert found.rmse == pytest.approx(np.sqrt((0.2**2 + 0.3**2) / 2))

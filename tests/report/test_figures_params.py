@@ -204,3 +204,19 @@ def test_a_winner_at_the_edge_of_its_range_is_told_with_a_wider_one() -> None:
     assert "5 of the best 5 trials" in hints["train.lr"].words
     assert hints["train.lr"].setting == "--set 'train.lr={low = 0.0001, high = 0.046, log = true}'"
     assert hints["model.latent_dim"].setting == "--set 'model.latent_dim={low = 1, high = 64}'"
+
+
+def test_a_range_of_few_whole_numbers_is_widened_by_one_at_least() -> None:
+    space: dict[str, BaseDistribution] = {"n_layers": IntDistribution(2, 3)}
+    trials = [trial(0, {"n_layers": 3}, 0.1, space), trial(1, {"n_layers": 2}, 0.2, space)]
+    known = scales(trials)
+    hints = figures.edge_hints(figures.edges_frame(trials[0], trials, known), known)
+    assert [hint.setting for hint in hints] == ["--set 'n_layers={low = 2, high = 4}'"]
+
+
+@pytest.mark.parametrize(("low", "high", "value"), [(0.0, 0.5, 0.0), (0.2, 1.0, 1.0)])
+def test_an_end_that_is_natural_is_not_to_be_moved(low: float, high: float, value: float) -> None:
+    space: dict[str, BaseDistribution] = {"dropout": FloatDistribution(low, high)}
+    trials = [trial(0, {"dropout": value}, 0.1, space), trial(1, {"dropout": 0.3}, 0.2, space)]
+    known = scales(trials)
+    assert figures.edge_hints(figures.edges_frame(trials[0], trials, known), known) == []

@@ -145,7 +145,7 @@ def test_the_best_curve_is_drawn_last_and_pruned_ones_are_dimmed(run: Run) -> No
     drawn = learning.draw_curves(curves, rungs, run.trials, best.number)
     assert drawn.data[-1].name == "best"
     assert drawn.data[-1].line.width == 3
-    assert {trace.opacity for trace in drawn.data if trace.name == "pruned"} == {0.45}
+    assert {trace.opacity for trace in drawn.data if trace.name == "pruned"} == {0.6}
     assert "train.lr = " in drawn.data[-1].text
 
 

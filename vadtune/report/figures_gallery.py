@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 from vadtune.report.evaluation import FloatArray, Gallery
 from vadtune.report.theme import drawing
 
-GAP = 2
+GAP = 0.08
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,8 +66,11 @@ def draw_gallery(montage: Montage) -> go.Figure:
     ]
     if not np.isfinite(montage.std).any():
         rows.pop(2)
-    figure = drawing(150 + 85 * len(rows), showlegend=False)
-    step = height + 2 * GAP
+    gap = _gap(height)
+    step = height + 2 * gap
+    # The page makes the figure lower where it is narrow: images keep their shape.
+    meta = {"aspect": len(rows) * step / (width * 1.08)}
+    figure = drawing(118 * len(rows), showlegend=False, meta=meta)
     for i, (name, image) in enumerate(rows):
         place = {"y0": i * step, "dy": 1, "x0": 0, "dx": 1}
         if name == "observed":
@@ -80,7 +83,7 @@ def draw_gallery(montage: Montage) -> go.Figure:
         yaxis={
             **ticks,
             **flat,
-            "range": [len(rows) * step - GAP, -GAP],
+            "range": [len(rows) * step - gap, -gap],
             "scaleanchor": "x",
             "constrain": "domain",
             "ticks": "",
@@ -116,6 +119,12 @@ def _tint(hidden: FloatArray, place: dict[str, int]) -> go.Heatmap:
 def _row(images: FloatArray, image_shape: tuple[int, int]) -> FloatArray:
     """Images `(G, D)` side by side `(h, G * (w + gap) - gap)`."""
     h, w = image_shape
-    padded = np.full((len(images), h, w + GAP), np.nan)
+    gap = _gap(w)
+    padded = np.full((len(images), h, w + gap), np.nan)
     padded[:, :, :w] = images.reshape(len(images), h, w)
-    return np.concatenate(list(padded), axis=1)[:, :-GAP]
+    return np.concatenate(list(padded), axis=1)[:, :-gap]
+
+
+def _gap(size: int) -> int:
+    """Pixels between images of this size."""
+    return max(1, round(GAP * size))

@@ -110,7 +110,7 @@ def _curve(curve: pd.DataFrame, kind: str, hover: str, *, first: bool) -> go.Sca
         "running": (STATE_COLOURS["running"], 1.5, 0.9),
         "waiting": (STATE_COLOURS["waiting"], 1.3, 0.8),
         "failed": (STATE_COLOURS["failed"], 1.3, 0.8),
-        "pruned": (STATE_COLOURS["pruned"], 1, 0.45),
+        "pruned": (STATE_COLOURS["pruned"], 1, 0.6),
     }
     colour, width, opacity = style[kind]
     return go.Scatter(

@@ -14,7 +14,7 @@ from vadtune.report.figures_importance import comparison_epoch, ranked
 from vadtune.report.run import final_value
 from vadtune.report.scales import ABSENT, Scale, positions
 from vadtune.report.theme import BEST, SCALE, STATE_COLOURS, axis, drawing, label
-from vadtune.report.trials import score, value_at, word
+from vadtune.report.trials import records, score, value_at, word
 
 EDGE = 0.03
 GRID = 36
@@ -66,7 +66,9 @@ def draw_parallel(data: Parallel) -> go.Figure:
         _epochs_axis(data.frame),
         *(_param_axis(s, data.frame[s.path]) for s in data.scales),
     ]
-    figure = drawing(440, showlegend=False, margin={"l": 16, "r": 30, "t": 70, "b": 8})
+    figure = drawing(
+        440, showlegend=False, margin={"l": 16, "r": max(30, int(6 * len(axes[-1].name)) - 20), "t": 76, "b": 8}
+    )
     figure.add_trace(go.Scatter(x=[], y=[], mode="lines", line={"color": "var(--line)", "width": 1}, hoverinfo="skip"))
     bins = [(limit, f"var(--s{i})", width) for i, (limit, width) in enumerate(BINS)]
     for limit, colour, width in reversed(bins):
@@ -172,9 +174,10 @@ def draw_surface(found: Surface) -> go.Figure:
     hover = [
         f"trial {n}<br>{score(r)} at epoch {found.epoch}" for n, r in zip(points["number"], points["rmse"], strict=True)
     ]
-    edge = [BEST if i == int(np.argmin(best)) else "var(--ground)" for i in range(len(points))]
-    sizes = [11 if i == int(np.argmin(best)) else 5.5 for i in range(len(points))]
-    marker = {"color": "var(--ink)", "size": sizes, "opacity": 0.8, "line": {"color": edge, "width": 1.5}}
+    is_best = [i == int(np.argmin(best)) for i in range(len(points))]
+    colours = [BEST if first else "var(--ink)" for first in is_best]
+    sizes = [12 if first else 6 for first in is_best]
+    marker = {"color": colours, "size": sizes, "opacity": 0.9, "line": {"color": "var(--ground)", "width": 1.2}}
     where = {"x": points["first"].to_numpy(np.float32), "y": points["second"].to_numpy(np.float32)}
     figure = drawing(300, showlegend=False)
     figure.add_trace(contour)
@@ -216,10 +219,11 @@ class Hint:
 def edge_hints(edges: pd.DataFrame, scales: Mapping[str, Scale]) -> list[Hint]:
     """Which range to widen, and to what: a third of its length further out."""
     hints = []
-    for row in edges[edges["edge"] != ""].itertuples(index=False):
+    for row in records(edges[edges["edge"] != ""]):
         scale = scales[str(row.param)]
-        low = _rounded(scale, -1 / 3) if row.edge == "lower" else scale.low
-        high = _rounded(scale, 4 / 3) if row.edge == "upper" else scale.high
+        low, high = (_further(scale, down=True), scale.high) if row.edge == "lower" else (scale.low, _further(scale))
+        if (low, high) == (scale.low, scale.high):
+            continue
         words = (
             f"{row.param} = {word(row.value)} lies at the {row.edge} end of its range ({scale.range_in_words()}), and "
             f"{row.n_near} of the best {row.n_best} trials lie near it. If it may go further, widen the range:"
@@ -243,9 +247,14 @@ def focus(trials: Sequence[FrozenTrial]) -> list[float] | None:
     return [low - 0.12 * span, high + 0.6 * span]
 
 
-def _rounded(scale: Scale, position: float) -> float:
-    value = float(f"{scale.value(position):.1e}")
-    return max(round(value), 1 if scale.low >= 1 else 0) if scale.is_integer else value
+def _further(scale: Scale, *, down: bool = False) -> float:
+    """An end a third of the range further out; the old one where 0 or 1 looks like the end of what makes sense."""
+    value = float(f"{scale.value(-1 / 3 if down else 4 / 3):.1e}")
+    if scale.is_integer:
+        return max(min(round(value), scale.low - 1), min(scale.low, 1)) if down else max(round(value), scale.high + 1)
+    if down and not scale.is_log and scale.low >= 0:
+        return max(value, 0.0)
+    return scale.high if not down and not scale.is_log and scale.high == 1 else value
 
 
 def _toml(scale: Scale, value: float) -> str:

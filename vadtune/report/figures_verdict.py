@@ -60,6 +60,8 @@ def verdict(run: Run) -> Verdict:
     scale = f"Hidden cells of unseen rows are off by {score(rmse)} (root mean square), counted in {unit}."
     if run.settings.dataset.unit == "pixel":
         scale = f"Hidden pixels of unseen images are off by {score(rmse)} (root mean square) {unit}."
+    if run.summary.best is not None and not run.summary.best.is_complete:
+        scale += " The winner was still training when the search ended."
     if rivals.empty:
         return _tested(rmse, "No baseline was scored to compare with", scale)
     rival = rivals.iloc[0]

@@ -27,11 +27,14 @@
   function draw(plot) {
     const id = plot.dataset.figure;
     const text = figures[id] && JSON.stringify(figures[id]);
-    const stamp = theme() + text;
+    const stamp = theme() + printing + text;
     if (!text || drawn.get(plot) === stamp) return;
     const figure = coloured(figures[id], page.themes[theme()]);
     if (fine.matches) figure.layout.dragmode = figure.layout.dragmode === false ? "zoom" : figure.layout.dragmode;
     const parallel = figure.layout.meta && figure.layout.meta.n_axes;
+    if (printing) figure.layout.width = plot.clientWidth;  // paper is laid out before a plot could follow it
+    const aspect = figure.layout.meta && figure.layout.meta.aspect;
+    if (aspect) figure.layout.height = Math.min(figure.layout.height, Math.round(plot.clientWidth * aspect) + 16);
     if (parallel) parallelCoordinates.brushed(plot, figure);
     drawn.set(plot, stamp);
     plot.style.height = figure.layout.height + "px";
@@ -160,8 +163,8 @@
     mark();
   }
 
-  addEventListener("beforeprint", () => { printing = true; root.classList.add("printing"); plots().forEach(p => { draw(p); Plotly.Plots.resize(p); }); });
-  addEventListener("afterprint", () => { printing = false; root.classList.remove("printing"); plots().forEach(p => { draw(p); Plotly.Plots.resize(p); }); });
+  addEventListener("beforeprint", () => { printing = true; root.classList.add("printing"); plots().forEach(draw); });
+  addEventListener("afterprint", () => { printing = false; root.classList.remove("printing"); plots().forEach(draw); });
 
   // Live: ask for news every other second; what did not change stays as it is, so nothing flickers.
   function morph(old, fresh) {

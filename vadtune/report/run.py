@@ -96,6 +96,7 @@ class BestInfo(_Read):
     observed_rmse: float | None = None
     all_rmse: float | None = None
     artifact: str | None = None
+    is_complete: bool = True
     test_rmse_repeats: tuple[float, ...] = ()
 
 

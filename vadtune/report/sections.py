@@ -64,11 +64,13 @@ def history_section(trials: pd.DataFrame) -> Section:
     if frame.empty:
         return Section("history", "History", "How the search went", (nothing("No trial has reported yet."),))
     numbers = frame[["number", "state", "shown", "best_by_number", "end_s"]]
-    charts = [Chart("history", "Best so far, by trial", history.draw_history(frame, over_time=False), numbers)]
+    figure = history.draw_history(frame, over_time=False)
+    note = _out_of_sight(frame, figure.layout.yaxis.range)
+    charts = [Chart("history", "Best so far, by trial", figure, numbers, note)]
     if frame["end_s"].notna().any():
         figure = history.draw_history(frame, over_time=True)
         numbers = frame.sort_values("end_s")[["end_s", "number", "state", "shown", "best_by_time"]]
-        charts.append(Chart("history-time", "Best so far, by time", figure, numbers))
+        charts.append(Chart("history-time", "Best so far, by time", figure, numbers, note))
     blocks: list[Block] = [Grid(tuple(charts))]
     timeline = history.timeline_frame(trials)
     if len(timeline):
@@ -144,7 +146,8 @@ def _search(run: Run) -> tuple[str, ...]:
 def _time(run: Run, trials: pd.DataFrame) -> tuple[str, ...]:
     ends = trials["end_s"].dropna()
     seconds = run.summary.seconds if run.summary.seconds is not None else (float(ends.max()) if len(ends) else None)
-    phases = sorted(run.summary.seconds_by_phase.items(), key=lambda item: -item[1])[:3]
+    longest = sorted(run.summary.seconds_by_phase.items(), key=lambda item: -item[1])[:3]
+    phases = [(name, s) for name, s in longest if s >= 1]
     return (
         "Time",
         duration(seconds),
@@ -220,6 +223,11 @@ def _history_in_words(frame: pd.DataFrame) -> str:
         f"The best trial is number {best['number']:.0f}, found{when}: {gain:.1%} below the first completed one. "
         f"{later} later trials did not beat it."
     )
+
+
+def _out_of_sight(frame: pd.DataFrame, shown: tuple[float, float] | None) -> str:
+    above = int((frame["shown"] > shown[1]).sum()) if shown else 0
+    return f"{above:,} worse trials lie above what is shown; a double click shows them." if above else ""
 
 
 def _rungs_in_words(rungs: pd.DataFrame) -> str:

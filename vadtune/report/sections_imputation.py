@@ -58,7 +58,14 @@ def _images(run: Run) -> list[Block]:
         if i == 0:
             note += " Tinted pixels are hidden from the model; the deeper the orange, the less sure it is."
         blocks.append(
-            Chart(f"gallery-{i}", f"{montage.rate:.0%} of the pixels hidden", gallery.draw_gallery(montage), None, note)
+            Chart(
+                f"gallery-{i}",
+                f"{montage.rate:.0%} of the pixels hidden",
+                gallery.draw_gallery(montage),
+                None,
+                note,
+                wide=True,
+            )
         )
     pair = []
     if found.columns is not None:

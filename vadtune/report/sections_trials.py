@@ -5,9 +5,9 @@ import shlex
 import pandas as pd
 
 from vadtune.report.blocks import Block, Section, nothing
-from vadtune.report.markup import Html, cell, tag
+from vadtune.report.markup import Html, tag
 from vadtune.report.run import Run
-from vadtune.report.trials import params_frame, score, word
+from vadtune.report.trials import number, params_frame, score, word
 
 N_BEST = 10
 
@@ -73,17 +73,12 @@ def _best_table(run: Run, frame: pd.DataFrame) -> Html:
 
 
 def _cell(name: str, value: object, *, numeric: bool) -> Html:
-    shown = (
-        score(value)
-        if name == "value" and isinstance(value, float)
-        else cell(value)
-        if name == "train_s"
-        else word(value)
-    )
-    if isinstance(value, float) and value != value:
-        shown = "–"
-    number = value if numeric and isinstance(value, int | float) and value == value else None
-    return tag("td", shown, class_="n" if numeric else None, data_v=number)
+    known = value is not None and value == value
+    shown = word(value) if known else "–"
+    if known and isinstance(value, float) and name in {"value", "train_s"}:
+        shown = score(value) if name == "value" else number(value, 3)
+    sort_by = value if numeric and known else None
+    return tag("td", shown, class_="n" if numeric else None, data_v=sort_by)
 
 
 def _all_trials(n_trials: int) -> Html:
