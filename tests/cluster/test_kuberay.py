@@ -103,7 +103,7 @@ def test_all_pods_mount_the_shared_folder():
 
 
 def test_ray_is_the_version_that_nodes_elsewhere_install():
-    pins = (ROOT / "cluster/constraints.txt").read_text().splitlines()
+    pins = (ROOT / "constraints.txt").read_text().splitlines()
     dockerfile = (ROOT / "cluster/kuberay/Dockerfile").read_text()
     version = cluster_of(read("raycluster"))["rayVersion"]
     assert f"ray=={version}" in pins
