@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from vadtune.errors import VadtuneError
+from vadtune.errors import ArtifactError, VadtuneError
 
 if TYPE_CHECKING:
     from vadtune.tuning.progress import Snapshot
@@ -63,6 +63,22 @@ def data_values(args: argparse.Namespace) -> dict[str, Any]:
     values = {key: getattr(args, key) for key in ("dataset", "missing_rate", "test_missing_rate", "seed")}
     values["mechanism"] = None if args.mechanism is None else {"kind": args.mechanism}
     return {key: value for key, value in values.items() if value is not None}
+
+
+def check_model_folder(folder: Path, *, force: bool) -> None:
+    """Refuse to write a model to a folder that holds something else, or a model that is not to be replaced.
+
+    Raises:
+        ArtifactError: It does.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ArtifactError(f"-o {folder}: is a file. Choose another folder.")
+    if not folder.exists() or not any(folder.iterdir()):
+        return
+    if not (folder / "SHA256SUMS").is_file():
+        raise ArtifactError(f"-o {folder}: exists and is not an exported model. Choose another folder.")
+    if not force:
+        raise ArtifactError(f"-o {folder}: exists already. Choose another folder, or replace it by --force.")
 
 
 def run(command: Callable[[list[str]], int | None]) -> NoReturn:

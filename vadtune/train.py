@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vadtune import cli
-from vadtune.errors import ArtifactError, ConfigError, Diverged, NoUsableTrial
+from vadtune.errors import ConfigError, Diverged, NoUsableTrial
 from vadtune.settings import Nested, merge, parse, parse_assignments, read_json, read_toml
 
 if TYPE_CHECKING:
@@ -62,24 +62,8 @@ def main(arguments: list[str]) -> int:
     args = parser().parse_args(arguments)
     if args.dataset is None and args.run is None:
         raise ConfigError("Give a DATASET, or --from RUN to take that of a search.")
-    check_output(args.output, force=args.force)
+    cli.check_model_folder(args.output, force=args.force)
     return train(args)
-
-
-def check_output(folder: Path, *, force: bool) -> None:
-    """Refuse a folder that holds something else, or a model that is not to be replaced.
-
-    Raises:
-        ArtifactError: It does.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise ArtifactError(f"-o {folder}: is a file. Choose another folder.")
-    if not folder.exists() or not any(folder.iterdir()):
-        return
-    if not (folder / "SHA256SUMS").is_file():
-        raise ArtifactError(f"-o {folder}: exists and is not an exported model. Choose another folder.")
-    if not force:
-        raise ArtifactError(f"-o {folder}: exists already. Choose another folder, or replace it by --force.")
 
 
 def train(args: argparse.Namespace) -> int:

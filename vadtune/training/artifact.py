@@ -153,6 +153,13 @@ def load_artifact(folder: Path, device: str = "cpu") -> Artifact:
     return Artifact(model, config, scaler, columns, shape, dataset, _read(folder / "metrics.json"))
 
 
+def write_sums(folder: Path) -> None:
+    """Note the checksum of every file in the folder."""
+    names = sorted(path.name for path in folder.iterdir() if path.name != SUMS)
+    sums = [f"{_sha256(folder / name)}  {name}\n" for name in names]
+    (folder / SUMS).write_text("".join(sums), encoding="utf-8")
+
+
 def _write(artifact: Artifact, folder: Path) -> None:
     weights = {name: tensor.cpu().contiguous() for name, tensor in artifact.model.state_dict().items()}
     save_file(weights, folder / "model.safetensors")
@@ -173,8 +180,7 @@ def _write(artifact: Artifact, folder: Path) -> None:
     }
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
-    sums = [f"{_sha256(folder / name)}  {name}\n" for name in sorted([*texts, "model.safetensors"])]
-    (folder / SUMS).write_text("".join(sums), encoding="utf-8")
+    write_sums(folder)
 
 
 def _verify(folder: Path) -> None:

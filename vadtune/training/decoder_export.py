@@ -1,0 +1,144 @@
+"""The decoder of a model for other programs: torch.export, or ONNX, and the few lines that impute with it."""
+
+import json
+import logging
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vadtune.errors import ConfigError
+from vadtune.training.artifact import Artifact, write_sums
+
+_FIND = """\
+import json
+from pathlib import Path
+
+import numpy as np
+{imports}
+about = json.loads(Path("inference.json").read_text())
+center, scale, noise_std = (np.array(about[key]) for key in ("center", "scale", "noise_std"))
+
+{decode}
+
+def impute(row):
+    \"\"\"A row in the columns' own units, NaN where unknown, to one without holes.\"\"\"
+    x = (row - center) / scale
+    known = ~np.isnan(x)
+    shrink = np.sqrt(about["prior_weight"]) * np.eye(about["latent_dim"])
+
+    def residuals(z):  # half the sum of their squares is what vadtune's inference minimises
+        return np.append((decode(z[None])[0] - x)[known] / noise_std[known], shrink @ z)
+
+    def slopes(z):  # central differences: one call of the decoder for all latents
+        steps = 1e-3 * np.eye(len(z))
+        ahead, behind = np.split(decode(np.concatenate([z + steps, z - steps])), 2)
+        return np.concatenate([((ahead - behind) / 2e-3).T[known] / noise_std[known, None], shrink])
+
+    z = least_squares(residuals, np.zeros(about["latent_dim"]), slopes).x
+    return np.where(known, row, decode(z[None])[0] * scale + center)
+"""
+_TORCH = {
+    "imports": "import torch\nfrom scipy.optimize import least_squares\n",
+    "decode": """\
+decoder = torch.export.load("decoder.pt2").module()
+
+def decode(z):
+    \"\"\"Latents (N, L) to columns (N, D), in scaled units.\"\"\"
+    return decoder(torch.tensor(z, dtype=torch.float32)).detach().numpy()
+""",
+}
+_ONNX = {
+    "imports": "import onnxruntime\nfrom scipy.optimize import least_squares\n",
+    "decode": """\
+session = onnxruntime.InferenceSession("decoder.onnx")
+
+def decode(z):
+    \"\"\"Latents (N, L) to columns (N, D), in scaled units.\"\"\"
+    return session.run(None, {"z": z.astype(np.float32)})[0]
+""",
+}
+_CARD = """\
+# The decoder as {name}
+
+`{file}` maps latents z (N, L) to columns x (N, D), scaled by `center` and `scale` of `inference.json`. It needs no
+vadtune. These lines fill the holes of a row; they find its latents as vadtune does, where the model has no encoder.
+The columns stand in the order of `columns`.
+
+```python
+{code}```
+"""
+
+
+def add_torch(artifact: Artifact, folder: Path) -> None:
+    """Add `decoder.pt2`, `inference.json` and `TORCH.md` to the folder of an artifact."""
+    torch.export.save(_program(artifact), folder / "decoder.pt2")
+    _add_inference(artifact, folder)
+    text = _CARD.format(name="a torch.export program", file="decoder.pt2", code=_FIND.format(**_TORCH))
+    (folder / "TORCH.md").write_text(text, encoding="utf-8")
+    write_sums(folder)
+
+
+def add_onnx(artifact: Artifact, folder: Path) -> None:
+    """Add `decoder.onnx`, `inference.json` and `ONNX.md` to the folder of an artifact.
+
+    Raises:
+        ConfigError: The packages for it are not installed.
+    """
+    check_onnx()
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns that torchvision is not there
+    with _quiet():
+        program = torch.onnx.export(
+            _program(artifact), input_names=["z"], output_names=["x"], dynamo=True, verbose=False, optimize=True
+        )
+        assert program is not None
+        # One file: the weights would else lie in a second one beside it.
+        program.save(str(folder / "decoder.onnx"), external_data=False)
+    _add_inference(artifact, folder)
+    text = _CARD.format(name="ONNX", file="decoder.onnx", code=_FIND.format(**_ONNX))
+    (folder / "ONNX.md").write_text(text, encoding="utf-8")
+    write_sums(folder)
+
+
+def check_onnx() -> None:
+    """Refuse ONNX where its packages are missing.
+
+    Raises:
+        ConfigError: They are.
+    """
+    missing = [package for package in ("onnx", "onnxscript") if find_spec(package) is None]
+    if missing:
+        raise ConfigError(f"--format onnx needs {' and '.join(missing)}: pip install 'vadtune[onnx]'")
+
+
+def _program(artifact: Artifact) -> torch.export.ExportedProgram:
+    example = torch.zeros(2, artifact.config.model.latent_dim)
+    decoder = artifact.model.decoder.cpu().eval()
+    with _quiet():
+        return torch.export.export(decoder, (example,), dynamic_shapes=({0: torch.export.Dim("N")},))
+
+
+@torch.no_grad()
+def _add_inference(artifact: Artifact, folder: Path) -> None:
+    n_features = len(artifact.columns)
+    noise_std: Tensor = torch.exp(0.5 * artifact.model.noise.log_var()).expand(n_features)
+    about = artifact.scaler.to_dict() | {
+        "latent_dim": artifact.config.model.latent_dim,
+        "prior_weight": artifact.model.prior_weight,
+        "noise_std": noise_std.tolist(),
+        "columns": [column.name for column in artifact.columns],
+    }
+    (folder / "inference.json").write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporters talk on stdout, which is ours, and warn of their own future."""
+    with redirect_stdout(sys.stderr), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
