@@ -5,13 +5,13 @@ import shlex
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vadtune import cli
 from vadtune.errors import ConfigError
-from vadtune.settings import Nested, merge, parse, parse_assignments, read_json
+from vadtune.settings import Nested, merge, parse, parse_assignments
 
 if TYPE_CHECKING:
     from vadtune.tuning.conclude import Problem, Winner
@@ -34,7 +34,6 @@ SCHEDULERS = ("asha", "hyperband", "median", "none")
 DEFAULT_TIME_BUDGET_S = 105.0
 BASELINE_LIMIT_S = 60.0
 N_DRY_RUN = 10
-FORMAT_VERSION = 1
 # What may not change when a run goes on: its trials could not be compared any more.
 FIXED = ("data", "model")
 
@@ -135,6 +134,7 @@ def search(args: argparse.Namespace, command: str) -> int:
     """Search, export, compare, report, print."""
     from vadtune.tuning.cluster import Cluster
     from vadtune.tuning.preflight import check_local_cpus
+    from vadtune.tuning.record import begin, describe_run, summarise
 
     began = time.monotonic()
     folder = run_folder(args)
@@ -144,7 +144,7 @@ def search(args: argparse.Namespace, command: str) -> int:
     with Cluster(args.address) as cluster:
         problem = load_problem(args)
         plan = make_plan(args, folder, space, sampler, scheduler)
-        settings = describe_run(args, command, plan, problem)
+        settings = describe_run(command, plan, problem)
         begin(folder, settings, resume=args.resume)
         _say_begin(problem, plan)
         with _baselines(problem) as baselines:
@@ -156,7 +156,7 @@ def search(args: argparse.Namespace, command: str) -> int:
                 )
             winners = _export(plan, problem, args.top)
             results = {} if outcome.end == "interrupted" else baselines.results()
-        document = summarise(plan, problem, outcome, winners, results, time.monotonic() - began)
+        document = summarise(plan, problem, outcome, winners[0], results, time.monotonic() - began)
         _write_results(folder, winners[0], problem, document, brief=outcome.end == "interrupted")
     document["seconds"] = round(time.monotonic() - began, 1)
     _write_summary(folder, document)
@@ -248,100 +248,12 @@ def make_plan(args: argparse.Namespace, folder: Path, space: "Space", sampler: A
     )
 
 
-def describe_run(args: argparse.Namespace, command: str, plan: "Plan", problem: "Problem") -> Nested:
-    """`settings.json`: everything resolved."""
-    from vadtune.training.environment import hardware, versions
-
-    table, about = problem.table, problem.describe()
-    counts = {key: about[key] for key in ("n_train", "n_validation", "n_test")}
-    return {
-        "format_version": FORMAT_VERSION,
-        "command": command,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": versions(),
-        "dataset": {
-            **{key: about[key] for key in ("name", "source", "sha256", "n_rows", "n_features", "unit")},
-            "image_shape": table.image_shape,
-            "columns": [{"name": column.name, "kind": column.kind} for column in table.columns],
-        },
-        "data": problem.config.model_dump(mode="json") | counts,
-        "model": args.model,
-        "space": plan.space.to_dict(),
-        "search": {
-            "sampler": args.sampler,
-            "scheduler": args.scheduler,
-            "trials": plan.n_trials,
-            "max_epochs": plan.max_epochs,
-            "time_budget_s": plan.time_budget_s,
-            "concurrent": plan.concurrent,
-            "cpus_per_trial": plan.cpus_per_trial,
-            "gpus_per_trial": plan.gpus_per_trial,
-            "seed": plan.seed,
-            "rungs": list(plan.rungs),
-            # In the run folder if null: a run that was moved is still found.
-            "storage": plan.storage.address if args.storage else None,
-        },
-        "hardware": hardware(),
-    }
-
-
-def begin(folder: Path, settings: Nested, *, resume: bool) -> None:
-    """Make the run folder, or check that the run to resume is the same search.
-
-    Raises:
-        ConfigError: The run differs; every difference is shown.
-    """
-    from vadtune.tuning.conclude import write_json
-    from vadtune.tuning.preflight import check_folder
-    from vadtune.tuning.space import Space
-
-    check_folder(folder)
-    if resume:
-        old = read_json(folder / "settings.json")
-        if old.get("format_version") != FORMAT_VERSION:
-            raise ConfigError(
-                f"{folder}: a run of format {old.get('format_version')!r}; this vadtune goes on with {FORMAT_VERSION}."
-            )
-        lines = Space.from_dict(old["space"]).difference(Space.from_dict(settings["space"]))
-        lines += _differences(old, settings)
-        if lines:
-            raise ConfigError(
-                "\n".join([f"--resume: {folder.name} was another search:", *lines, "Give it a new --name."])
-            )
-    write_json(folder / "settings.json", settings)
-
-
 def resume_command(command: str, name: str) -> str:
     """The command that goes on with a run."""
     words = shlex.split(command)
     if "--name" not in words and not any(word.startswith("--name=") for word in words):
         words += ["--name", name]
     return shlex.join(words if "--resume" in words else [*words, "--resume"])
-
-
-def summarise(
-    plan: "Plan", problem: "Problem", outcome: "Outcome", winners: list["Winner"], results: Any, seconds: float
-) -> Nested:
-    """The result as one document: `summary.json`, and what `--json` prints."""
-    from vadtune.tuning.conclude import score_baselines, summarise_winner
-
-    table = problem.table
-    names = {"complete": "complete", "pruned": "pruned", "failed": "failed", "waiting": "waiting"}
-    return {
-        "run": str(plan.folder),
-        "dataset": {
-            "name": table.name,
-            "sha256": table.sha256,
-            "n_rows": table.n_rows,
-            "n_features": table.n_features,
-        },
-        "trials": {name: outcome.trials[state] for state, name in names.items()},
-        "best": summarise_winner(winners[0]),
-        "baselines": score_baselines(results, problem.splits),
-        "seconds": round(seconds, 1),
-        "seconds_by_phase": {phase: round(value, 2) for phase, value in outcome.seconds_by_phase.items()},
-        "ended_by": outcome.end,
-    }
 
 
 @contextmanager
@@ -440,18 +352,6 @@ def _is_image(args: argparse.Namespace) -> bool:
     from vadtune.data.datasets import load
 
     return load(args.dataset, data_dir=args.data_dir).image_shape is not None
-
-
-def _differences(old: Nested, new: Nested) -> list[str]:
-    pairs = [
-        ("dataset.sha256", old["dataset"]["sha256"], new["dataset"]["sha256"]),
-        ("model", old["model"], new["model"]),
-    ]
-    pairs += [(f"data.{key}", old["data"].get(key), value) for key, value in new["data"].items()]
-    pairs += [
-        (f"search.{key}", old["search"].get(key), new["search"][key]) for key in ("max_epochs", "scheduler", "seed")
-    ]
-    return [f"{path}: {before} became {after}" for path, before, after in pairs if before != after]
 
 
 if __name__ == "__main__":

@@ -22,7 +22,6 @@ class TrainConfig(Settings):
     latent_learning_rate: float = Field(0.1, gt=0.0)
     weight_decay: float = Field(0.0, ge=0.0)
     schedule: Literal["constant", "one_cycle", "cosine", "plateau"] = "one_cycle"
-    kl_warmup: float = Field(0.0, ge=0.0, le=1.0)
 
 
 class InferConfig(Settings):

@@ -99,8 +99,11 @@ class Trainer:
 
 def _optimizer(model: nn.Module, settings: TrainConfig) -> torch.optim.Optimizer:
     parameters = [p for p in model.parameters() if p.requires_grad]
+    # Decay is for weight matrices: biases, norms and the noise mean something at zero.
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": settings.weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
     if settings.optimizer == "sgd":
-        return torch.optim.SGD(parameters, settings.learning_rate, weight_decay=settings.weight_decay)
-    return torch.optim.AdamW(
-        parameters, settings.learning_rate, betas=(0.9, 0.99), weight_decay=settings.weight_decay, fused=True
-    )
+        return torch.optim.SGD(groups, settings.learning_rate)
+    return torch.optim.AdamW(groups, settings.learning_rate, betas=(0.9, 0.99), fused=True)

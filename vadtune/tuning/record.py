@@ -1,0 +1,111 @@
+"""What a search writes down beside its study: `settings.json` at the beginning, `summary.json` at the end."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+from vadtune.errors import ConfigError
+from vadtune.settings import Nested, read_json
+from vadtune.training.environment import hardware, versions
+from vadtune.tuning.baselines import BaselineResult
+from vadtune.tuning.conclude import Problem, Winner, score_baselines, summarise_winner, write_json
+from vadtune.tuning.past_run import FORMAT_VERSION
+from vadtune.tuning.preflight import check_folder
+from vadtune.tuning.runner import Outcome, Plan
+from vadtune.tuning.space import Space
+
+
+def describe_run(command: str, plan: Plan, problem: Problem) -> Nested:
+    """`settings.json`: everything resolved."""
+    table, about = problem.table, problem.describe()
+    counts = {key: about[key] for key in ("n_train", "n_validation", "n_test")}
+    return {
+        "format_version": FORMAT_VERSION,
+        "command": command,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": versions(),
+        "dataset": {
+            **{key: about[key] for key in ("name", "source", "sha256", "n_rows", "n_features", "unit")},
+            "image_shape": table.image_shape,
+            "columns": [{"name": column.name, "kind": column.kind} for column in table.columns],
+        },
+        "data": problem.config.model_dump(mode="json") | counts,
+        "model": plan.space.fixed("model.kind", "vad"),
+        "space": plan.space.to_dict(),
+        "search": {
+            "sampler": plan.sampler.kind,
+            "scheduler": plan.scheduler.kind,
+            "trials": plan.n_trials,
+            "max_epochs": plan.max_epochs,
+            "time_budget_s": plan.time_budget_s,
+            "concurrent": plan.concurrent,
+            "cpus_per_trial": plan.cpus_per_trial,
+            "gpus_per_trial": plan.gpus_per_trial,
+            "seed": plan.seed,
+            "rungs": list(plan.rungs),
+            # In the run folder if null: a run that was moved is still found.
+            "storage": None if plan.storage.address == str(plan.folder) else plan.storage.address,
+        },
+        "hardware": hardware(),
+    }
+
+
+def begin(folder: Path, settings: Nested, *, resume: bool) -> None:
+    """Make the run folder, or check that the run to resume is the same search.
+
+    Raises:
+        ConfigError: The run differs; every difference is shown.
+    """
+    check_folder(folder)
+    if resume:
+        old = read_json(folder / "settings.json")
+        if old.get("format_version") != FORMAT_VERSION:
+            raise ConfigError(
+                f"{folder}: a run of format {old.get('format_version')!r}; this vadtune goes on with {FORMAT_VERSION}."
+            )
+        lines = Space.from_dict(old["space"]).difference(Space.from_dict(settings["space"]))
+        lines += _differences(old, settings)
+        if lines:
+            raise ConfigError(
+                "\n".join([f"--resume: {folder.name} was another search:", *lines, "Give it a new --name."])
+            )
+    write_json(folder / "settings.json", settings)
+
+
+def summarise(
+    plan: Plan,
+    problem: Problem,
+    outcome: Outcome,
+    winner: Winner,
+    results: Mapping[str, BaselineResult],
+    seconds: float,
+) -> Nested:
+    """The result as one document: `summary.json`, and what `--json` prints."""
+    table = problem.table
+    return {
+        "run": str(plan.folder),
+        "dataset": {
+            "name": table.name,
+            "sha256": table.sha256,
+            "n_rows": table.n_rows,
+            "n_features": table.n_features,
+        },
+        "trials": {state: outcome.trials[state] for state in ("complete", "pruned", "failed", "waiting")},
+        "best": summarise_winner(winner),
+        "baselines": score_baselines(results, problem.splits),
+        "seconds": round(seconds, 1),
+        "seconds_by_phase": {phase: round(value, 2) for phase, value in outcome.seconds_by_phase.items()},
+        "ended_by": outcome.end,
+    }
+
+
+def _differences(old: Nested, new: Nested) -> list[str]:
+    pairs = [
+        ("dataset.sha256", old["dataset"]["sha256"], new["dataset"]["sha256"]),
+        ("model", old["model"], new["model"]),
+    ]
+    pairs += [(f"data.{key}", old["data"].get(key), value) for key, value in new["data"].items()]
+    pairs += [
+        (f"search.{key}", old["search"].get(key), new["search"][key]) for key in ("max_epochs", "scheduler", "seed")
+    ]
+    return [f"{path}: {before} became {after}" for path, before, after in pairs if before != after]
