@@ -19,6 +19,7 @@ from vadtune.data.tables import FloatArray
 from vadtune.errors import Diverged
 from vadtune.models.base import Model
 from vadtune.models.objective import Batch
+from vadtune.settings import parse
 from vadtune.training.config import TrialConfig
 from vadtune.training.inference import descend, infer
 from vadtune.training.trainer import Trainer
@@ -167,7 +168,8 @@ class TrialRun:
 def load_best_model(folder: Path, n_features: int) -> tuple[TrialConfig, Model]:
     """The settings of a saved trial and its model at the best epoch, without its training state."""
     state = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    config = TrialConfig.model_validate(state["config"])
+    # Settings may have changed since: that is told as all wrong settings are.
+    config: TrialConfig = parse(TrialConfig, state["config"], str(folder / "run.json"))
     model = config.model.build(n_features)
     model.load_state_dict(_under("best.", load_file(folder / "run.safetensors")))
     return config, model.eval()
