@@ -90,7 +90,8 @@ def test_distributions_share_their_bins_and_sum_to_one() -> None:
     observed = np.append(rng.normal(0, 1, 500), np.nan)
     frame = figures.distribution_frame(observed, rng.normal(0, 0.5, 100))
     assert frame[["observed", "imputed"]].sum().to_numpy() == pytest.approx([1, 1])
-    assert len(frame) == figures.N_BINS
+    assert len(frame) == 20
+    assert len(figures.distribution_frame(observed, np.ones(3))) == 6
 
 
 def test_the_gain_over_the_column_mean_is_told_for_each_rate() -> None:

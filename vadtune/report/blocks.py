@@ -44,7 +44,7 @@ class Chart:
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """Charts side by side where there is room, in two or three columns; `numbers` is one table for all of them."""
+    """Charts side by side where there is room, in one to three columns; `numbers` is one table for all of them."""
 
     charts: tuple[Chart, ...]
     columns: int = 2

@@ -86,7 +86,8 @@ def draw_pixels(rmse: FloatArray, image_shape: tuple[int, int]) -> go.Figure:
 def example_columns(frame: pd.DataFrame, cells: Cells, n_most: int = 6) -> list[int]:
     """Numbers of columns that have sampled cells, spread evenly from the easiest to the hardest."""
     sampled = set(cells.column.tolist())
-    ordered = [int(j) for j in frame["number"].iloc[::-1] if int(j) in sampled]
+    varied = frame[frame["relative"].notna()] if frame["relative"].notna().any() else frame
+    ordered = [int(j) for j in varied["number"].iloc[::-1] if int(j) in sampled]
     if not ordered:
         return []
     return [ordered[i] for i in np.unique(np.linspace(0, len(ordered) - 1, n_most).round().astype(int))]
@@ -139,7 +140,7 @@ def distribution_frame(observed: FloatArray, imputed: FloatArray) -> pd.DataFram
     """Two histograms over the same bins: `low`, `high`, and the `observed` and `imputed` share of values in each."""
     observed, imputed = observed[np.isfinite(observed)], imputed[np.isfinite(imputed)]
     both = np.concatenate([observed, imputed])
-    edges = np.histogram_bin_edges(both, bins=N_BINS) if len(both) else np.array([0.0, 1.0])
+    edges = np.histogram_bin_edges(both, bins=_n_bins(len(imputed))) if len(both) else np.array([0.0, 1.0])
     shares = [np.histogram(values, bins=edges)[0] / max(len(values), 1) for values in (observed, imputed)]
     return pd.DataFrame({"low": edges[:-1], "high": edges[1:], "observed": shares[0], "imputed": shares[1]})
 
@@ -221,6 +222,11 @@ def _spread(observed: FloatArray | None, n_columns: int) -> FloatArray:
     n = np.maximum(known.sum(0), 1)
     mean = np.where(known, observed, 0).sum(0) / n
     return np.asarray(np.sqrt(np.where(known, (observed - mean) ** 2, 0).sum(0) / n))
+
+
+def _n_bins(n_values: int) -> int:
+    """As many bins as so few values can fill."""
+    return int(np.clip(2 * np.sqrt(n_values), 6, N_BINS))
 
 
 def _exact(cells: Cells | None, column: int) -> float:

@@ -18,7 +18,7 @@ BASELINE_NAMES = {
     "iterative_pca": "Iterative PCA",
     "iterative": "IterativeImputer",
 }
-UNITS = {"pixel": "on a scale from 0 to 1", "sd": "standard deviations of the training columns"}
+UNITS = {"pixel": "on a scale from 0 to 1", "sd": "counted in standard deviations of the training columns"}
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def verdict(run: Run) -> Verdict:
     if winner.empty:
         return _unfinished(run, unit)
     rmse = float(winner["test_rmse"].iloc[0])
-    scale = f"Hidden cells of unseen rows are off by {score(rmse)} (root mean square), counted in {unit}."
+    scale = f"Hidden cells of unseen rows are off by {score(rmse)} (root mean square), {unit}."
     if run.settings.dataset.unit == "pixel":
         scale = f"Hidden pixels of unseen images are off by {score(rmse)} (root mean square) {unit}."
     if run.summary.best is not None and not run.summary.best.is_complete:
@@ -126,7 +126,7 @@ def _unfinished(run: Run, unit: str) -> Verdict:
         reason = "The search still runs." if run.is_running else "No trial was completed."
         return Verdict(math.nan, "No result yet", reason, is_test=False)
     state = "so far; the search still runs" if run.is_running else "of the completed trials; the test was not scored"
-    sentence = f"Trial {best.number} is the best {state}. Error on hidden validation cells, {unit}."
+    sentence = f"Trial {best.number} is the best {state}. This is the error on hidden validation cells, {unit}."
     return Verdict(final_value(best), "Best validation error so far", sentence, is_test=False)
 
 

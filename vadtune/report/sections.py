@@ -110,7 +110,7 @@ def facts(run: Run, trials: pd.DataFrame) -> Html:
         tag("div", tag("dt", name), tag("dd", value, *(tag("small", m) for m in more if m)))
         for name, value, *more in items
     ]
-    return tag("dl", *cells[:3], _counts(trials), *cells[3:], _scores(run), class_="facts")
+    return tag("dl", *cells[:3], _counts(run, trials), *cells[3:], _scores(run), class_="facts")
 
 
 def _data(run: Run) -> tuple[str, ...]:
@@ -190,7 +190,7 @@ def _scores(run: Run) -> Html | None:
     )
 
 
-def _counts(trials: pd.DataFrame) -> Html:
+def _counts(run: Run, trials: pd.DataFrame) -> Html:
     counts = trials["state"].value_counts()
     order = ("complete", "pruned", "failed", "waiting", "running")
     shown = [(state, int(counts[state])) for state in order if state in counts]
@@ -198,7 +198,9 @@ def _counts(trials: pd.DataFrame) -> Html:
         "div", *(tag("i", class_=state, style=f"flex:{n}") for state, n in shown), class_="meter", aria_hidden="true"
     )
     words = [tag("span", tag("b", f"{n:,}"), f" {state}", class_="count") for state, n in shown]
-    return tag("div", tag("dt", "Trials"), tag("dd", f"{len(trials):,}", bar, tag("small", *words)))
+    planned = run.settings.search.trials
+    n = f"{len(trials):,}" + (f" of {planned:,}" if planned and planned > len(trials) else "")
+    return tag("div", tag("dt", "Trials"), tag("dd", n, bar, tag("small", *words)))
 
 
 def _timeline(timeline: pd.DataFrame) -> Chart:

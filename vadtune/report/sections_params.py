@@ -56,7 +56,7 @@ def _importance(found: Importances) -> Grid:
         figure = importance.draw_importances(found.frame, best=True)
         charts.append(Chart("importance-best", "Among the best quarter", figure, note=_basis(found.best, "the best")))
     note = "Share of the differences in error that a parameter accounts for, by two methods."
-    return Grid(tuple(charts), 2, "Importance", note, found.frame)
+    return Grid(tuple(charts), len(charts), "Importance", note, found.frame)
 
 
 def _basis(basis: Basis, which: str) -> str:
