@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from vadtune.errors import ConfigError
 from vadtune.tuning.cluster import Cluster, Watchdog
-from vadtune.tuning.preflight import check_folder, check_local_cpus, check_resources, check_run_name
+from vadtune.tuning.preflight import check_folder, check_local_cpus, check_resources, check_run_name, n_fitting
 from vadtune.tuning.storage import Storage, open_storage
 
 
@@ -50,14 +50,20 @@ def node(alive=True, **resources):
 
 def test_trials_fit_on_nodes_and_not_across_them():
     nodes = [node(CPU=4), node(CPU=2, GPU=1), node(CPU=64, alive=False)]
-    assert check_resources(nodes, 1.0, 0.0) == 6
-    assert check_resources(nodes, 0.5, 0.25) == 4
+    check_resources(nodes, 4.0, 0.0)
+    check_resources(nodes, 2.0, 1.0)
     with pytest.raises(ConfigError, match="--cpus-per-trial 5: the largest node has 4 CPUs"):
         check_resources(nodes, 5.0, 0.0)
     with pytest.raises(ConfigError, match="--gpus-per-trial 2: the largest node has 1 GPUs"):
         check_resources(nodes, 1.0, 2.0)
     with pytest.raises(ConfigError, match="no node has both"):
         check_resources(nodes, 3.0, 1.0)
+
+
+def test_shares_of_a_node_add_up():
+    assert n_fitting({"CPU": 4.0}, 1.0, 0.0) == 4
+    assert n_fitting({"CPU": 2.0, "GPU": 1.0}, 0.1, 0.1) == 10
+    assert n_fitting({"CPU": 2.0}, 1.0, 0.5) == 0
 
 
 def test_more_cpus_than_this_machine_has_are_refused():

@@ -144,6 +144,7 @@ def test_a_running_trial_waits_and_goes_on_under_its_number_with_its_params(tmp_
 
 def test_nothing_is_written_after_a_line_that_could_not_be(tmp_path, monkeypatch):
     study = open_study(tmp_path / "study.log")
+    study._storage._backend.synced = -math.inf
 
     def full(_):
         raise OSError(28, "No space left on device")

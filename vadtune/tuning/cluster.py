@@ -31,6 +31,7 @@ ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # 4 ms a report
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # signals are ours: see `runner`
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000",  # Tune's own state is never restored from: the study is the record
+    "TUNE_MAX_PENDING_TRIALS_PG": "1000",  # how many run is decided in `searcher`
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # the study holds the reason
     "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "1000000",
 }

@@ -52,16 +52,13 @@ def check_local_cpus(cpus_per_trial: float) -> None:
         raise ConfigError(f"--cpus-per-trial {cpus_per_trial:g}: this machine has {n_cpus} CPUs. Ask for fewer.")
 
 
-def check_resources(nodes: list[dict[str, Any]], cpus_per_trial: float, gpus_per_trial: float) -> int:
+def check_resources(nodes: list[dict[str, Any]], cpus_per_trial: float, gpus_per_trial: float) -> None:
     """Whether one trial fits on some node.
 
     Args:
         nodes: What `ray.nodes()` says.
         cpus_per_trial: CPUs, or a share of one.
         gpus_per_trial: GPUs, or a share of one.
-
-    Returns:
-        How many trials fit on all nodes together.
 
     Raises:
         ConfigError: No node is large enough.
@@ -72,12 +69,17 @@ def check_resources(nodes: list[dict[str, Any]], cpus_per_trial: float, gpus_per
         most = max((float(resource.get(kind, 0.0)) for resource in resources), default=0.0)
         if wanted[kind] > most:
             raise ConfigError(f"{flag} {wanted[kind]:g}: the largest node has {most:g} {kind}s. Ask for fewer.")
-    fitting = sum(_n_fitting(resource, wanted) for resource in resources)
-    if fitting == 0:
+    if not any(n_fitting(resource, cpus_per_trial, gpus_per_trial) for resource in resources):
         raise ConfigError(
             f"--cpus-per-trial {cpus_per_trial:g} --gpus-per-trial {gpus_per_trial:g}: no node has both. Ask for fewer."
         )
-    return fitting
+
+
+def n_fitting(resources: dict[str, float], cpus_per_trial: float, gpus_per_trial: float) -> int:
+    """How many trials fit on a node."""
+    shares = {"CPU": cpus_per_trial, "GPU": gpus_per_trial}
+    # A tenth of a CPU fits ten times, whatever binary fractions say.
+    return min(int(resources.get(kind, 0.0) / share + 1e-9) for kind, share in shares.items() if share > 0)
 
 
 def check_shared(storage: Storage, nodes: list[dict[str, Any]]) -> None:
@@ -113,7 +115,3 @@ def _nodes_without(path: str, nodes: list[dict[str, Any]]) -> list[str]:
     ]
     answers: list[bool] = ray.get(seen, timeout=60)
     return [node["NodeManagerAddress"] for node, sees in zip(nodes, answers, strict=True) if not sees]
-
-
-def _n_fitting(resource: dict[str, float], wanted: dict[str, float]) -> int:
-    return min(int(resource.get(kind, 0.0) / share + 1e-9) for kind, share in wanted.items() if share > 0)

@@ -19,18 +19,36 @@ from vadtune.tuning.schedulers import seed_rungs
 from vadtune.tuning.storage import Storage
 
 
+class Session(Protocol):
+    """Whoever runs the search; see `session`."""
+
+    stopping: threading.Event
+    concurrent: int
+
+    def tick(self) -> None:
+        """Called ten times a second and more."""
+        ...
+
+    def is_over(self) -> bool:
+        """Whether everything is to be stopped now."""
+        ...
+
+    def give_up(self, problem: str) -> None:
+        """Stop at once: no trial can go on."""
+        ...
+
+
 class Proposals(Searcher):
     """Hands out trials of the ledger while there is room.
 
     Args:
         ledger: The study.
-        concurrent: How many trials may be active.
-        stopping: Set when nothing new is to begin.
+        session: Knows how many trials may be active, and when nothing new is to begin.
     """
 
-    def __init__(self, ledger: Ledger, concurrent: int, stopping: threading.Event) -> None:
+    def __init__(self, ledger: Ledger, session: Session) -> None:
         super().__init__()
-        self.ledger, self.concurrent, self.stopping = ledger, concurrent, stopping
+        self.ledger, self.session = ledger, session
 
     def set_search_properties(self, *_: Any, **__: Any) -> bool:
         """Ray's own space is not used."""
@@ -38,9 +56,9 @@ class Proposals(Searcher):
 
     def suggest(self, trial_id: str) -> Any:
         """The config of Ray's next trial: None for not now, FINISHED for no more."""
-        if self.stopping.is_set() or self.ledger.is_exhausted():
+        if self.session.stopping.is_set() or self.ledger.is_exhausted():
             return Searcher.FINISHED
-        if self.ledger.n_active >= self.concurrent:
+        if self.ledger.n_active >= self.session.concurrent:
             return None
         task = self.ledger.ask(trial_id)
         return {"number": task.number, "trial": task.config, "checkpoint": task.checkpoint}
@@ -63,13 +81,12 @@ class Governor(TrialScheduler):
     Args:
         inner: What decides.
         ledger: The study.
-        concurrent: How many trials may be active.
-        stopping: Set when the search is to stop.
+        session: Knows how many trials may be active, and when the search is to stop.
     """
 
-    def __init__(self, inner: TrialScheduler, ledger: Ledger, concurrent: int, stopping: threading.Event) -> None:
+    def __init__(self, inner: TrialScheduler, ledger: Ledger, session: Session) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.inner, self.ledger, self.concurrent, self.stopping = inner, ledger, concurrent, stopping
+        self.inner, self.ledger, self.session = inner, ledger, session
         seed_rungs(inner, ledger.histories())
 
     @property
@@ -90,7 +107,7 @@ class Governor(TrialScheduler):
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         """Go on, pause or stop."""
         decision = self.inner.on_trial_result(tune_controller, trial, result)
-        if self.stopping.is_set() and decision == TrialScheduler.CONTINUE:
+        if self.session.stopping.is_set() and decision == TrialScheduler.CONTINUE:
             decision = TrialScheduler.PAUSE
         if decision == TrialScheduler.PAUSE:
             live = self.ledger.live[trial.trial_id]
@@ -114,32 +131,16 @@ class Governor(TrialScheduler):
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
         """The next to run: nothing while stopping, and paused ones only while there is room."""
-        if self.stopping.is_set():
+        if self.session.stopping.is_set():
             return None
         trial = self.inner.choose_trial_to_run(tune_controller)
-        if trial is not None and trial.status == Trial.PAUSED and self.ledger.n_active >= self.concurrent:
+        if trial is not None and trial.status == Trial.PAUSED and self.ledger.n_active >= self.session.concurrent:
             return None
         return trial
 
     def debug_string(self) -> str:
         """Whatever the scheduler says."""
         return self.inner.debug_string()
-
-
-class Session(Protocol):
-    """Whoever runs the search; see `runner`."""
-
-    def tick(self) -> None:
-        """Called ten times a second and more."""
-        ...
-
-    def is_over(self) -> bool:
-        """Whether everything is to be stopped now."""
-        ...
-
-    def give_up(self, problem: str) -> None:
-        """Stop at once: no trial can go on."""
-        ...
 
 
 class Events(Callback):

@@ -5,6 +5,7 @@ be moved and resumed elsewhere.
 """
 
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -106,3 +107,15 @@ def open_storage(address: str) -> Storage:
     except (ValueError, OSError, NotImplementedError) as error:
         raise ConfigError(f"--storage {address}: {error}. Give a folder, or s3://BUCKET/PREFIX.") from None
     return storage
+
+
+def tidy(storage: Storage) -> None:
+    """Remove what Ray left: its state, which nobody restores from (and which is pickle), and empty trial folders."""
+    root = Path(storage.address) / RAY_FOLDER
+    if not storage.is_local or not root.is_dir():
+        return
+    for path in root.iterdir():
+        if path.is_file():
+            path.unlink()
+        elif not any(path.glob("checkpoint_*/*")):
+            shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,71 @@
+"""What a search is to do, and how it ended."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from vadtune.tuning.samplers import Sampler
+from vadtune.tuning.schedulers import Scheduler
+from vadtune.tuning.space import Space
+from vadtune.tuning.storage import Storage
+
+End = Literal["finished", "time budget", "interrupted"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything about a search, resolved.
+
+    Attributes:
+        folder: The run folder; the study is `study.log` in it.
+        storage: Where checkpoints go; by default the run folder.
+        n_trials: How many trials are to end, those of earlier sessions included; None: until the time is up.
+        max_epochs: How long a trial runs if nothing stops it.
+        time_budget_s: Seconds of this session after which running trials are saved and left waiting.
+        concurrent: How many trials run at once; None: as many as the cluster has room for.
+        seed: One at a time, searches of equal seeds are equal to the digit.
+        device: `cpu`, or `cuda`: which GPU is Ray's choice.
+        keep_top: Of how many of the best complete trials to keep the checkpoint.
+    """
+
+    folder: Path
+    storage: Storage
+    space: Space
+    sampler: Sampler
+    scheduler: Scheduler
+    max_epochs: int
+    n_trials: int | None = None
+    time_budget_s: float | None = None
+    concurrent: int | None = None
+    cpus_per_trial: float = 1.0
+    gpus_per_trial: float = 0.0
+    seed: int = 0
+    device: str = "cpu"
+    keep_top: int = 1
+
+    @property
+    def study_path(self) -> Path:
+        """The study's file."""
+        return self.folder / "study.log"
+
+    @property
+    def rungs(self) -> tuple[int, ...]:
+        """The epochs at which trials are compared."""
+        return self.scheduler.rungs(self.max_epochs)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a session of a search ended.
+
+    Attributes:
+        end: Why it ended.
+        trials: Trials by state: complete, pruned, failed, running (none), waiting.
+        seconds: Of this session.
+        seconds_by_phase: Its parts: `start` (until Ray is there), `search`, `stop`.
+    """
+
+    end: End
+    trials: dict[str, int]
+    seconds: float
+    seconds_by_phase: dict[str, float] = field(default_factory=dict)
