@@ -80,7 +80,7 @@ def test_a_job_runs_the_search_on_all_its_nodes_and_leaves_nothing(lab, slurm):
 
 @pytest.mark.cluster
 def test_the_search_may_save_itself_before_the_time_is_over(slurm):
-    wait = "until [ -e /mnt/shared/began ]; do sleep 0.1; done"
+    wait = "while kill -0 $job && [ ! -e /mnt/shared/began ]; do sleep 0.1; done"
     script = "SLURM_JOB_NUM_NODES=1 bash cluster/slurm.sbatch endless"
     done = slurm(f"{script} & job=$!; {wait}; kill -TERM $job; wait $job")
     assert done.returncode == 130, done.stdout[-3000:] + done.stderr[-3000:]
