@@ -28,6 +28,14 @@ class Tab:
     problems: list[str] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
 
+    def hear(self, message: Any) -> None:
+        if message.type in {"error", "warning"}:
+            self.problems.append(message.text)
+
+    def refuse(self, dialog: Any) -> None:
+        self.problems.append(f"dialog {dialog.message}")
+        dialog.dismiss()
+
     def drawn(self) -> "Tab":
         self.page.wait_for_selector("html[data-drawn=all]", timeout=60_000)
         return self
@@ -51,9 +59,9 @@ def visit(browser: Any) -> Iterator[Callable[..., Tab]]:
         contexts.append(context)
         page = context.new_page()
         tab = Tab(page)
-        page.on("console", lambda m: tab.problems.append(m.text) if m.type in {"error", "warning"} else None)
+        page.on("console", tab.hear)
         page.on("pageerror", lambda error: tab.problems.append(str(error)))
-        page.on("dialog", lambda dialog: (tab.problems.append(f"dialog {dialog.message}"), dialog.dismiss()))
+        page.on("dialog", tab.refuse)
         page.on("request", lambda request: tab.requests.append(request.url))
         page.goto(address.as_uri() if isinstance(address, Path) else address)
         return tab

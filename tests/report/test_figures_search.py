@@ -1,6 +1,7 @@
 """History, timeline, learning curves and rungs, by their numbers."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ def run(image_run: Path) -> Run:
     return read_run(image_run)
 
 
-def table(**columns: list[object]) -> pd.DataFrame:
+def table(**columns: Sequence[object]) -> pd.DataFrame:
     n = len(next(iter(columns.values())))
     plain = {
         "number": list(range(n)),

@@ -5,14 +5,16 @@ import json
 import shutil
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from optuna.trial import FrozenTrial
 
 from tests.report import factory
 from vadtune.errors import ArtifactError, ConfigError
 from vadtune.report import live
+from vadtune.report.figures_importance import Importances, importances
 from vadtune.report.live import LiveReport, make_server
 
 Get = Callable[..., http.client.HTTPResponse]
@@ -141,8 +143,12 @@ def test_importances_are_computed_again_only_when_a_tenth_more_ended(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counted = []
-    real = live.importances
-    monkeypatch.setattr(live, "importances", lambda trials: counted.append(len(trials)) or real(trials))
+
+    def counting(trials: Sequence[FrozenTrial]) -> Importances | None:
+        counted.append(len(trials))
+        return importances(trials)
+
+    monkeypatch.setattr(live, "importances", counting)
     report = LiveReport([folder], rest=0)
     with (folder / "study.log").open("ab") as file:
         file.write((folder.parent / "rest.log").read_bytes().splitlines(keepends=True)[0])

@@ -19,7 +19,7 @@ from vadtune.report.images import plain_figure
 from vadtune.report.markup import Html, tag, text
 from vadtune.report.page import charts, render, run_page, write_report
 from vadtune.report.run import read_run
-from vadtune.report.theme import DARK, LIGHT, label
+from vadtune.report.theme import CONFIG, DARK, LIGHT, label
 
 
 class Reader(HTMLParser):
@@ -92,9 +92,9 @@ def test_nothing_is_loaded_from_anywhere(image_report: Path) -> None:
     assert script_sources is not None
     assert "unsafe" not in script_sources[1]
     data = page_data(image_report.read_text())
-    assert data["config"] == pages.CONFIG
-    assert pages.CONFIG["showSendToCloud"] is False
-    assert pages.CONFIG["plotlyServerURL"] == ""
+    assert data["config"] == CONFIG
+    assert CONFIG["showSendToCloud"] is False
+    assert CONFIG["plotlyServerURL"] == ""
 
 
 def test_hostile_names_stand_on_the_page_as_text_only(hostile_run: Path, hostile_image_run: Path) -> None:
