@@ -31,7 +31,7 @@ cells that were hidden on purpose: no model and no search has seen them."""
 
 SAMPLERS = ("tpe", "gp", "cmaes", "qmc", "random", "grid")
 SCHEDULERS = ("asha", "hyperband", "median", "none")
-DEFAULT_TIME_BUDGET_S = 105.0
+DEFAULT_TIME_BUDGET_S = 130.0
 BASELINE_LIMIT_S = 60.0
 N_DRY_RUN = 10
 # What may not change when a run goes on: its trials could not be compared any more.
