@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from vadtune.errors import ConfigError
 from vadtune.tuning.cluster import Cluster, Watchdog
 from vadtune.tuning.preflight import check_folder, check_local_cpus, check_resources, check_run_name, n_fitting
-from vadtune.tuning.storage import Storage, open_storage
+from vadtune.tuning.storage import Storage, open_storage, tidy
 
 
 @pytest.mark.parametrize("name", ["mnist-vad", "a", "2026.11_x+y", "A" * 100])
@@ -113,6 +113,16 @@ def test_a_checkpoint_is_named_relative_to_its_storage_and_found_after_a_move(tm
     moved.delete(checkpoint)
     moved.delete(checkpoint)
     assert not moved.exists(checkpoint)
+
+
+def test_old_checkpoints_and_pickles_of_ray_are_removed_and_nothing_else(tmp_path):
+    storage = open_storage(str(tmp_path))
+    for name in ("ray/a/checkpoint_000000", "ray/a/checkpoint_000001", "ray/b/checkpoint_000000", "best"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "ray" / "tuner.pkl").write_bytes(b"")
+    tidy(storage, {"ray/a/checkpoint_000001"})
+    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")}
+    assert left == {"ray", "ray/a", "ray/a/checkpoint_000001", "best"}
 
 
 def test_a_storage_that_cannot_be_written_is_refused(tmp_path):

@@ -9,7 +9,8 @@ from pydantic import Field, model_validator
 
 from vadtune.errors import ConfigError
 from vadtune.settings import Settings, flatten, parse_assignments
-from vadtune.tuning.space import Space, find_space, load_space, make_space
+from vadtune.training.config import TrialConfig
+from vadtune.tuning.space import Space, find_space, known_spaces, load_space, make_space
 
 
 class Model(Settings):
@@ -231,3 +232,12 @@ def test_an_unknown_space_is_refused_with_the_known_ones():
     with pytest.raises(ConfigError, match="no such space"):
         find_space("vda")
     assert find_space("some/where.toml") == Path("some/where.toml")
+
+
+@pytest.mark.parametrize("name", known_spaces())
+def test_every_space_that_comes_with_vadtune_can_be_searched(name):
+    path = known_spaces()[name]
+    space = load_space(path, TrialConfig)
+    for params in ask(space, n=10):
+        TrialConfig.model_validate(space.config(params))
+    assert path.read_text(encoding="utf-8").startswith("# python -m vadtune.search ")

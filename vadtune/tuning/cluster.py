@@ -27,6 +27,7 @@ ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",  # the new output prints boxes to stdout even if it is to be silent
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_worker_niceness": "1",  # not 15: beside any other load trials would hardly run
     "RAY_prestart_worker_first_driver": "0",  # trial actors have an environment of their own and never use those
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # 4 ms a report
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # signals are ours: see `runner`

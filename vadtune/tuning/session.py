@@ -13,7 +13,15 @@ from vadtune.tuning.plan import End, Outcome, Plan
 from vadtune.tuning.preflight import check_resources, check_shared, n_fitting
 from vadtune.tuning.progress import Progress, RunningTrial, Snapshot
 from vadtune.tuning.storage import tidy
-from vadtune.tuning.study import count_states, flush, open_study, requeue_running, write_error, write_trial_table
+from vadtune.tuning.study import (
+    checkpoints,
+    count_states,
+    flush,
+    open_study,
+    requeue_running,
+    write_error,
+    write_trial_table,
+)
 
 # How long running trials get to come to their next report and be saved.
 GRACE_S: dict[End, float] = {"finished": 0.0, "time budget": 30.0, "interrupted": 12.0}
@@ -172,7 +180,7 @@ class Session:
         requeue_running(study)
         write_trial_table(study, self.plan.folder / "trials.csv")
         flush(self.plan.study_path)
-        tidy(self.plan.storage)
+        tidy(self.plan.storage, checkpoints(study))
         self.trials = count_states(study)
 
     def outcome(self) -> Outcome:

@@ -7,7 +7,7 @@ be moved and resumed elsewhere.
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -109,13 +109,22 @@ def open_storage(address: str) -> Storage:
     return storage
 
 
-def tidy(storage: Storage) -> None:
-    """Remove what Ray left: its state, which nobody restores from (and which is pickle), and empty trial folders."""
+def tidy(storage: Storage, needed: Set[str]) -> None:
+    """Remove what sessions left behind, in a folder: Ray's state, which is pickle and never read, and old checkpoints.
+
+    Args:
+        storage: Where to look; an address is left alone.
+        needed: The checkpoints to keep.
+    """
     root = Path(storage.address) / RAY_FOLDER
     if not storage.is_local or not root.is_dir():
         return
     for path in root.iterdir():
         if path.is_file():
             path.unlink()
-        elif not any(path.glob("checkpoint_*/*")):
+            continue
+        for checkpoint in path.glob("checkpoint_*"):
+            if f"{RAY_FOLDER}/{path.name}/{checkpoint.name}" not in needed:
+                shutil.rmtree(checkpoint, ignore_errors=True)
+        if not any(path.glob("checkpoint_*")):
             shutil.rmtree(path, ignore_errors=True)

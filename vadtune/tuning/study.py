@@ -186,6 +186,12 @@ def count_states(study: optuna.Study) -> dict[str, int]:
     return {state: counts[state] for state in STATES}
 
 
+def checkpoints(study: optuna.Study) -> set[str]:
+    """The checkpoints that trials name; those of trials that lost their place may be gone."""
+    found = (trial.user_attrs.get("checkpoint") for trial in study.get_trials(deepcopy=False))
+    return {checkpoint for checkpoint in found if checkpoint is not None}
+
+
 @dataclass(frozen=True)
 class BestTrial:
     """The trial to keep.
