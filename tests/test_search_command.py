@@ -1,0 +1,137 @@
+"""The command as a person runs it: a process of its own, real Ray, real data."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pandas as pd
+import pytest
+
+from vadtune.training.artifact import load_artifact
+from vadtune.tuning.study import read_study
+
+TINY = ["--max-epochs", "9", "--missing-rate", "0.2", "--set", "model.decoder.hidden_dim=16"]
+
+
+def run(folder: Path, *arguments: str, timeout: float = 180) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "vadtune.search", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=timeout, check=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nosuch"], "neither a dataset nor a file"),
+        (["wine", "--model", "gan"], "invalid choice: 'gan'"),
+        (["wine", "--trails", "3"], "unrecognized arguments: --trails"),
+        (["wine", "--set", "model.latent_dims=3"], "Did you mean model.latent_dim?"),
+        (["wine", "--set", "train.learning_rate={low=1.0, high=0.1}"], "train.learning_rate"),
+        (["wine", "--missing-rate", "1"], "not in [0, 1)"),
+        (["wine", "--cpus-per-trial", "4096"], "4096"),
+        (["wine", "--gpus-per-trial", "4096", "--device", "cpu"], "--gpus-per-trial"),
+        (["wine", "--name", "../out"], "letters, digits"),
+        (["wine", "--resume"], "--name"),
+        (["wine", "--resume", "--name", "nosuch"], "not a run"),
+        (["wine", "--space", "vad_tabels"], "vad_tables"),
+        (["wine", "--model", "vae", "--space", "vad_tables"], "--model vad"),
+        (["wine", "--time-budget", "soon"], "90s, 30m"),
+        (["wine", "--runs", "/proc/nowhere"], "cannot be written"),
+    ],
+)
+def test_bad_input_is_one_line_that_says_what_to_do(tmp_path, arguments, words):
+    done = run(tmp_path, *arguments)
+    assert done.returncode == 2, done.stderr
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    assert not (tmp_path / "runs").exists() or not any((tmp_path / "runs").glob("*/study.log"))
+
+
+def test_dry_run_prints_the_whole_grid_and_trains_nothing(tmp_path):
+    done = run(tmp_path, "digits", "--space", "reference_grid", "--sampler", "grid", "--dry-run", "csv")
+    frame = pd.read_csv(pd.io.common.StringIO(done.stdout))
+    assert len(frame) == 216
+    assert set(frame["model.latent_dim"]) == {25, 50, 100}
+    assert not any(tmp_path.iterdir())
+
+
+def test_dry_run_of_a_range_begins_with_the_first_point(tmp_path):
+    done = run(tmp_path, "wine", "--trials", "3", "--dry-run")
+    configs = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(configs) == 3
+    assert configs[0]["model"]["latent_dim"] == 24
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished")
+    done = run(folder, "wine", "--trials", "4", "--name", "first", "--json", *TINY)
+    assert done.returncode == 0, done.stderr
+    return folder, json.loads(done.stdout)
+
+
+@pytest.mark.cluster
+def test_a_search_leaves_the_run_folder_that_readme_describes(finished):
+    folder, document = finished
+    names = {path.name for path in (folder / "runs" / "first").iterdir()}
+    assert {"settings.json", "study.log", "trials.csv", "report.html", "summary.json", "evaluation.npz"} <= names
+    assert sum(document["trials"].values()) == 4
+    assert set(document["baselines"]) == {"mean", "knn", "iterative_pca", "iterative"}
+    assert len(pd.read_csv(folder / "runs" / "first" / "trials.csv")) == 4
+    with np.load(folder / "runs" / "first" / "evaluation.npz") as arrays:
+        assert arrays["rate_rmse"].shape == (9,)
+
+
+@pytest.mark.cluster
+def test_the_winner_is_the_best_complete_trial_and_loads(finished):
+    folder, document = finished
+    study = read_study(folder / "runs" / "first" / "study.log")
+    complete = study.get_trials(states=[optuna.trial.TrialState.COMPLETE])
+    assert document["best"]["validation_rmse"] == min(trial.value for trial in complete)
+    artifact = load_artifact(Path(document["best"]["artifact"]))
+    assert artifact.metrics["test_rmse"] == document["best"]["test_rmse"]
+
+
+@pytest.mark.cluster
+def test_a_finished_run_goes_on_with_more_trials_but_not_as_another_search(finished):
+    folder, _ = finished
+    changed = run(folder, "wine", "--trials", "5", "--name", "first", "--resume", *TINY, "--seed", "1")
+    assert changed.returncode == 2
+    assert "data.seed: 0 became 1" in changed.stderr
+    again = run(folder, "wine", "--trials", "5", "--name", "first", *TINY)
+    assert again.returncode == 2
+    assert "exists already" in again.stderr
+    done = run(folder, "wine", "--trials", "5", "--name", "first", "--resume", "--json", *TINY)
+    assert sum(json.loads(done.stdout)["trials"].values()) == 5
+
+
+@pytest.mark.cluster
+def test_when_every_trial_fails_the_exit_code_is_3_and_the_reason_is_told(tmp_path):
+    done = run(tmp_path, "wine", "--trials", "2", *TINY, "--set", "train.learning_rate=1e30")
+    assert done.returncode == 3, done.stderr
+    assert "No trial can be used" in done.stderr
+    assert set(pd.read_csv(next(tmp_path.glob("runs/*/trials.csv")))["state"]) == {"FAIL"}
+
+
+@pytest.mark.cluster
+def test_ctrl_c_leaves_a_run_that_can_be_read_and_resumed(tmp_path):
+    command = [sys.executable, "-m", "vadtune.search", "wine", "--name", "cut", "--missing-rate", "0.2"]
+    process = subprocess.Popen([*command, "--trials", "500"], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    table = tmp_path / "runs" / "cut" / "study.log"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (table.exists() and '"best_epoch"' in table.read_text()):
+        time.sleep(0.2)
+    os.kill(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=90)
+    assert process.returncode == 130, errors
+    assert "python -m vadtune.search wine --name cut --missing-rate 0.2 --trials 500 --resume" in errors
+    states = set(pd.read_csv(tmp_path / "runs" / "cut" / "trials.csv")["state"])
+    assert "RUNNING" not in states
+    assert {"COMPLETE", "WAITING"} & states
+    assert (tmp_path / "runs" / "cut" / "best" / "SHA256SUMS").exists()
