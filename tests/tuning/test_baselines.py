@@ -159,8 +159,9 @@ def test_a_baseline_ends_itself_when_nobody_asks_for_it(splits: Splits, tmp_path
 
 def test_leaving_ends_what_still_runs(splits: Splits):
     with RunningBaselines(splits, 60, ["knn", "iterative"]):
-        children = psutil.Process().children()
-        assert len(children) >= 2
+        # This process may have other children: a browser or Ray of earlier tests.
+        children = [c for c in psutil.Process().children() if "vadtune.tuning.baseline_methods" in c.cmdline()]
+        assert len(children) == 2
         assert {child.environ()["OMP_NUM_THREADS"] for child in children} == {"1"}
     assert not any(child.is_running() for child in children)
 
