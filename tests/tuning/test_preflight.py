@@ -137,26 +137,33 @@ def listening():
     return server, server.getsockname()
 
 
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr(Watchdog, "PERIOD_S", 0.1)
+
+
+@pytest.mark.usefixtures("quick")
 def test_the_watchdog_barks_when_the_raylet_is_gone_and_not_before():
     raylet, raylet_at = listening()
     head, head_at = listening()
     lost = threading.Event()
     with Watchdog(raylet_at, head_at, lost.set):
-        assert not lost.wait(2.5)
+        assert not lost.wait(0.5)
         raylet.close()
         assert lost.wait(5.0)
     head.close()
 
 
+@pytest.mark.usefixtures("quick")
 def test_the_watchdog_waits_for_a_head_that_comes_back():
     raylet, raylet_at = listening()
     head, head_at = listening()
     lost = threading.Event()
-    with Watchdog(raylet_at, head_at, lost.set, patience_s=4.0):
+    with Watchdog(raylet_at, head_at, lost.set, patience_s=1.0):
         head.close()
-        time.sleep(1.5)
+        time.sleep(0.4)
         head = socket.create_server(head_at)
-        assert not lost.wait(4.0)
+        assert not lost.wait(1.5)
         head.close()
-        assert lost.wait(7.0)
+        assert lost.wait(5.0)
     raylet.close()

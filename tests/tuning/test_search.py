@@ -17,6 +17,7 @@ from tests.tuning.fake_runs import FakeConfig, FakeRuns
 from vadtune.errors import ConfigError
 from vadtune.settings import parse
 from vadtune.tuning import runner
+from vadtune.tuning.preflight import nodes_without
 from vadtune.tuning.runner import run_search
 from vadtune.tuning.samplers import Grid
 from vadtune.tuning.schedulers import NoScheduler, Scheduler
@@ -174,6 +175,16 @@ def test_a_trial_that_is_too_large_is_refused_before_anything_starts(plan):
 def test_a_gpu_that_is_not_there_is_refused(search, plan):
     with pytest.raises(ConfigError, match="--gpus-per-trial 1: the largest node has 0 GPUs"):
         search(dataclasses.replace(plan, gpus_per_trial=1.0))
+
+
+def test_nodes_that_do_not_see_the_storage_are_named(cluster, tmp_path):
+    import ray
+
+    while not cluster.is_ready(1.0):
+        pass
+    nodes = ray.nodes()
+    assert nodes_without(str(tmp_path), nodes) == []
+    assert nodes_without(str(tmp_path / "missing"), nodes) == [nodes[0]["NodeManagerAddress"]]
 
 
 class Driver:

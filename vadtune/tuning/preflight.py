@@ -94,7 +94,7 @@ def check_shared(storage: Storage, nodes: list[dict[str, Any]]) -> None:
     probe = Path(storage.address) / "ray" / f".probe{os.getpid()}"
     probe.write_bytes(b"probe")
     try:
-        blind = _nodes_without(str(probe), alive)
+        blind = nodes_without(str(probe), alive)
     finally:
         probe.unlink()
     if blind:
@@ -104,7 +104,8 @@ def check_shared(storage: Storage, nodes: list[dict[str, Any]]) -> None:
         )
 
 
-def _nodes_without(path: str, nodes: list[dict[str, Any]]) -> list[str]:
+def nodes_without(path: str, nodes: list[dict[str, Any]]) -> list[str]:
+    """The addresses of the nodes that do not see a path."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 

@@ -72,6 +72,8 @@ class Session:
     def wait_for(self, cluster: Cluster) -> None:
         """Wait for Ray, telling so; then check that trials fit and nodes see the storage."""
         while not cluster.is_ready(timeout_s=0.2):
+            if self.stopping.is_set():
+                return
             self.tick()
         import ray
 
