@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import psutil
@@ -71,6 +72,13 @@ def test_every_trial_ends_in_its_true_state_with_all_that_it_reported(search, pl
     assert not list(plan.folder.glob("ray/*.pkl"))
     assert not (plan.folder / "search.lock").exists()
     assert snapshots.all[-1].n_trials == 12
+
+
+def test_short_trials_do_not_keep_the_second_worker_from_starting(search, plan):
+    search(dataclasses.replace(plan, scheduler=NoScheduler(), n_trials=14), FakeRuns(epoch_s=0.02))
+    shares = Counter(trial.user_attrs["worker"] for trial in trials(plan))
+    assert len(shares) == 2
+    assert min(shares.values()) >= 3
 
 
 @pytest.fixture

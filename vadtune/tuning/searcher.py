@@ -130,13 +130,16 @@ class Governor(TrialScheduler):
         self.inner.on_trial_remove(tune_controller, trial)
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
-        """The next to run: nothing while stopping, and paused ones only while there is room."""
+        """Which paused trial is to go on, while there is room and the search is not to stop.
+
+        Ray starts pending trials by itself. Named here, one would take the actor of a trial that has just ended while
+        its own is still starting, and throw that away: with short trials, over and over, and one worker did it all.
+        """
         if self.session.stopping.is_set():
             return None
         trial = self.inner.choose_trial_to_run(tune_controller)
-        if trial is not None and trial.status == Trial.PAUSED and self.ledger.n_active >= self.session.concurrent:
-            return None
-        return trial
+        has_room = self.ledger.n_active < self.session.concurrent
+        return trial if trial is not None and trial.status == Trial.PAUSED and has_room else None
 
     def debug_string(self) -> str:
         """Whatever the scheduler says."""
