@@ -34,8 +34,6 @@ SCHEDULERS = ("asha", "hyperband", "median", "none")
 DEFAULT_TIME_BUDGET_S = 130.0
 BASELINE_LIMIT_S = 60.0
 N_DRY_RUN = 10
-# What may not change when a run goes on: its trials could not be compared any more.
-FIXED = ("data", "model")
 
 
 def parser() -> cli.Parser:
@@ -133,23 +131,25 @@ def dry_run(args: argparse.Namespace) -> int:
 def search(args: argparse.Namespace, command: str) -> int:
     """Search, export, compare, report, print."""
     from vadtune.tuning.cluster import Cluster
-    from vadtune.tuning.preflight import check_local_cpus
+    from vadtune.tuning.lock import locked
+    from vadtune.tuning.preflight import check_folder, check_local_cpus
     from vadtune.tuning.record import begin, describe_run, summarise
 
     began = time.monotonic()
     folder = run_folder(args)
     if args.address is None:
         check_local_cpus(args.cpus_per_trial)
-    space, sampler, scheduler = resolve_space(args, is_image=_is_image(args))
     with Cluster(args.address) as cluster:
         problem = load_problem(args)
+        space, sampler, scheduler = resolve_space(args, is_image=problem.table.image_shape is not None)
         plan = make_plan(args, folder, space, sampler, scheduler)
         settings = describe_run(command, plan, problem)
-        begin(folder, settings, resume=args.resume)
-        _say_begin(problem, plan)
-        with _baselines(problem) as baselines:
+        check_folder(folder)
+        with locked(folder), _baselines(problem) as baselines:
+            begin(folder, settings, resume=args.resume)
+            _say_begin(problem, plan)
             outcome = _run(plan, problem, cluster)
-            cluster.stop()
+            cluster.close()
             if outcome.end == "interrupted":
                 cli.say(
                     "Interrupted; everything so far is saved. Go on with:", "  " + resume_command(command, folder.name)

@@ -79,8 +79,8 @@ class VAD(Model):
         """Where inference begins; it depends on the row alone.
 
         `zeros` is the prior's mean; `normal` and `train` are a draw around it and around the training latents, the
-        same draw for every row; `pca` projects the mean-filled row on the components of the training rows. Log variances
-        begin at the average of those of the training rows.
+        same draw for every row; `pca` projects the mean-filled row on the components of the training rows. Log
+        variances begin at the average of those of the training rows.
         """
         mean = self._start_mean(batch)
         if self.config.posterior == "point":
