@@ -27,6 +27,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from vadtune.data.metrics import rmse
+from vadtune.data.problem import Problem, load_problem
 from vadtune.data.splits import DataConfig
 from vadtune.models.objective import Batch
 from vadtune.settings import parse
@@ -34,7 +35,6 @@ from vadtune.training.config import TrialConfig
 from vadtune.training.evaluation import complete, hide
 from vadtune.training.inference import infer
 from vadtune.training.run import TrialRun, as_tensor
-from vadtune.tuning.conclude import Problem, load_problem
 from vadtune.tuning.schedulers import report_epochs
 
 RESULTS = Path(__file__).with_name("paper.json")

@@ -14,7 +14,8 @@ from vadtune.errors import ConfigError
 from vadtune.settings import Nested, merge, parse, parse_assignments
 
 if TYPE_CHECKING:
-    from vadtune.tuning.conclude import Problem, Winner
+    from vadtune.data.problem import Problem
+    from vadtune.tuning.conclude import Winner
     from vadtune.tuning.runner import Outcome, Plan
     from vadtune.tuning.space import Space
 
@@ -31,6 +32,7 @@ cells that were hidden on purpose: no model and no search has seen them."""
 
 SAMPLERS = ("tpe", "gp", "cmaes", "qmc", "random", "grid")
 SCHEDULERS = ("asha", "hyperband", "median", "none")
+TRACKERS = ("tensorboard", "mlflow", "wandb")
 DEFAULT_TIME_BUDGET_S = 130.0
 BASELINE_LIMIT_S = 60.0
 N_DRY_RUN = 10
@@ -84,6 +86,14 @@ def parser() -> cli.Parser:
     result.add_argument("--resume", action="store_true", help="go on with the run of that --name")
     result.add_argument("--top", metavar="K", type=cli.count, default=1, help="export the best K trials (default: 1)")
     result.add_argument(
+        "--log-to",
+        metavar="TRACKER",
+        type=trackers,
+        action="extend",
+        default=[],
+        help=f"tell trackers, too: {', '.join(TRACKERS)} (default: none)",
+    )
+    result.add_argument(
         "--dry-run",
         nargs="?",
         const="jsonl",
@@ -92,6 +102,15 @@ def parser() -> cli.Parser:
     )
     result.add_argument("--json", action="store_true", help="print the result as one JSON document")
     return made
+
+
+def trackers(text: str) -> list[str]:
+    """Names of trackers, `tensorboard,mlflow`."""
+    names = text.split(",")
+    for name in names:
+        if name not in TRACKERS:
+            raise argparse.ArgumentTypeError(f"{name!r} is not one of {', '.join(TRACKERS)}")
+    return names
 
 
 def main(arguments: list[str]) -> int:
@@ -130,41 +149,49 @@ def dry_run(args: argparse.Namespace) -> int:
 
 def search(args: argparse.Namespace, command: str) -> int:
     """Search, export, compare, report, print."""
-    from vadtune.tuning.cluster import Cluster
-    from vadtune.tuning.lock import locked
-    from vadtune.tuning.preflight import check_folder, check_local_cpus
-    from vadtune.tuning.record import begin, describe_run, summarise
-
     began = time.monotonic()
     folder = run_folder(args)
-    if args.address is None:
-        check_local_cpus(args.cpus_per_trial)
-    with Cluster(args.address) as cluster:
-        problem = load_problem(args)
-        space, sampler, scheduler = resolve_space(args, is_image=problem.table.image_shape is not None)
-        plan = make_plan(args, folder, space, sampler, scheduler)
-        settings = describe_run(command, plan, problem)
-        check_folder(folder)
-        with locked(folder), _baselines(problem) as baselines:
-            begin(folder, settings, resume=args.resume)
-            _say_begin(problem, plan)
-            outcome = _run(plan, problem, cluster)
-            cluster.close()
-            if outcome.end == "interrupted":
-                cli.say(
-                    "Interrupted; everything so far is saved. Go on with:", "  " + resume_command(command, folder.name)
-                )
-            winners = _export(plan, problem, args.top)
-            results = {} if outcome.end == "interrupted" else baselines.results()
-        document = summarise(plan, problem, outcome, winners[0], results, time.monotonic() - began)
-        _write_results(folder, winners[0], problem, document, brief=outcome.end == "interrupted")
-    document["seconds"] = round(time.monotonic() - began, 1)
-    _write_summary(folder, document)
+    problem = load_problem(args)
+    # Before the imports of torch and Ray, which leave the other core idle.
+    with _baselines(problem) as baselines:
+        document, is_interrupted = _search(args, command, folder, problem, baselines, began)
     if args.json:
         cli.show_json(document)
     else:
         cli.show(_sentences(document, folder, problem))
-    return cli.INTERRUPTED if outcome.end == "interrupted" else 0
+    return cli.INTERRUPTED if is_interrupted else 0
+
+
+def _search(
+    args: argparse.Namespace, command: str, folder: Path, problem: "Problem", baselines: Any, began: float
+) -> tuple[Nested, bool]:
+    """All between the table and the result's document; True if it was interrupted."""
+    from vadtune.tuning.cluster import Cluster
+    from vadtune.tuning.lock import locked
+    from vadtune.tuning.preflight import check_folder, check_local_cpus
+    from vadtune.tuning.record import begin, describe_run, summarise
+    from vadtune.tuning.trackers import check_installed
+
+    if args.address is None:
+        check_local_cpus(args.cpus_per_trial)
+    check_installed(_trackers(args))
+    plan = make_plan(args, folder, *resolve_space(args, is_image=problem.table.image_shape is not None))
+    check_folder(folder)
+    with locked(folder), Cluster(args.address) as cluster:
+        begin(folder, describe_run(command, plan, problem), resume=args.resume)
+        _say_begin(problem, plan)
+        outcome = _run(plan, problem, cluster)
+        cluster.close()
+        is_interrupted = outcome.end == "interrupted"
+        if is_interrupted:
+            cli.say("Interrupted; everything so far is saved. Go on with:", "  " + resume_command(command, folder.name))
+        winners = _export(plan, problem, args.top)
+        results = {} if is_interrupted else baselines.results()
+        document = summarise(plan, problem, outcome, winners[0], results, time.monotonic() - began)
+        _write_results(folder, winners[0], problem, document, brief=is_interrupted)
+        document["seconds"] = round(time.monotonic() - began, 1)
+        _write_summary(folder, document)
+    return document, is_interrupted
 
 
 def run_folder(args: argparse.Namespace) -> Path:
@@ -212,8 +239,8 @@ def resolve_space(args: argparse.Namespace, *, is_image: bool) -> tuple["Space",
 
 def load_problem(args: argparse.Namespace) -> "Problem":
     """The table, its splits and what is hidden."""
+    from vadtune.data.problem import load_problem
     from vadtune.data.splits import DataConfig
-    from vadtune.tuning.conclude import load_problem
 
     return load_problem(parse(DataConfig, cli.data_values(args), "flags"), args.data_dir)
 
@@ -245,7 +272,14 @@ def make_plan(args: argparse.Namespace, folder: Path, space: "Space", sampler: A
         seed=args.seed,
         device=device,
         keep_top=args.top,
+        trackers=_trackers(args),
     )
+
+
+def _trackers(args: argparse.Namespace) -> tuple[Any, ...]:
+    from vadtune.tuning.trackers import Tracker
+
+    return tuple(parse(Tracker, {"kind": kind}, "--log-to") for kind in dict.fromkeys(args.log_to))
 
 
 def resume_command(command: str, name: str) -> str:
@@ -265,15 +299,16 @@ def _baselines(problem: "Problem") -> Iterator[Any]:
 
 
 def _run(plan: "Plan", problem: "Problem", cluster: Any) -> "Outcome":
+    from vadtune.console import Console
     from vadtune.tuning.runner import run_search
     from vadtune.tuning.trial_runs import TrialData, TrialRuns
 
-    console = cli.Console()
+    console = Console()
     data = TrialData(problem.splits.train.rows, problem.splits.validation)
     try:
         return run_search(plan, data, TrialRuns(), console, cluster)
     finally:
-        console.clear()
+        console.close()
 
 
 def _export(plan: "Plan", problem: "Problem", top: int) -> list["Winner"]:

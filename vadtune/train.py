@@ -12,11 +12,11 @@ from vadtune.errors import ConfigError, Diverged, NoUsableTrial
 from vadtune.settings import Nested, merge, parse, parse_assignments, read_json, read_toml
 
 if TYPE_CHECKING:
+    from vadtune.data.problem import Problem
     from vadtune.data.tables import FloatArray
     from vadtune.training.artifact import Artifact
     from vadtune.training.config import TrialConfig
     from vadtune.training.run import TrialRun
-    from vadtune.tuning.conclude import Problem
     from vadtune.tuning.past_run import PastRun
 
 EXAMPLES = """\
@@ -117,8 +117,8 @@ def open_past(text: str | None) -> tuple["PastRun | None", int | None]:
 
 def load(args: argparse.Namespace, past: "PastRun | None") -> "Problem":
     """The table and what is hidden of it: of the flags, and where they are silent of the run."""
+    from vadtune.data.problem import load_problem
     from vadtune.data.splits import DataConfig
-    from vadtune.tuning.conclude import load_problem
 
     given = cli.data_values(args)
     if past is not None:
@@ -185,10 +185,11 @@ def fit(
     Raises:
         NoUsableTrial: The training diverged.
     """
+    from vadtune.terminal import Live
     from vadtune.training.run import TrialRun
     from vadtune.tuning.schedulers import ASHA, report_epochs
 
-    n_epochs, line, began = config.train.n_epochs, cli.LiveLine(), time.monotonic()
+    n_epochs, line, began = config.train.n_epochs, Live(), time.monotonic()
     run = TrialRun(config, problem.splits.train.rows, problem.splits.validation, device)
     try:
         for epoch in report_epochs(rungs or ASHA().rungs(n_epochs), n_epochs):
@@ -196,7 +197,7 @@ def fit(
                 break
             value = run.advance(epoch)
             left = (time.monotonic() - began) / epoch * (n_epochs - epoch)
-            line.show(
+            line.show_line(
                 f"epoch {epoch}/{n_epochs} · loss {run.loss:.4g} · validation RMSE {value:.4f} "
                 f"(best {run.best_rmse:.4f} at {run.best_epoch}) · {cli.clock(left)} left",
                 is_news=epoch == n_epochs,

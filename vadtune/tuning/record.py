@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
+from vadtune.data.problem import Problem
 from vadtune.errors import ConfigError
 from vadtune.settings import Nested, read_json
 from vadtune.training.environment import hardware, versions
 from vadtune.tuning.baselines import BaselineResult
-from vadtune.tuning.conclude import Problem, Winner, score_baselines, summarise_winner, write_json
+from vadtune.tuning.conclude import Winner, score_baselines, summarise_winner, write_json
 from vadtune.tuning.past_run import FORMAT_VERSION
 from vadtune.tuning.runner import Outcome, Plan
 from vadtune.tuning.space import Space
