@@ -110,7 +110,8 @@ def test_mechanisms_are_sorted_and_the_searched_one_is_in_colour() -> None:
 
 def test_the_latent_view_is_thinned_evenly() -> None:
     n = 5000
-    found = Latent(np.zeros((n, 2)), np.arange(n) % 3, np.linspace(0, 1, n))
+    label = np.arange(n) % 3
+    found = Latent(np.stack([label, 0.0 * label], axis=1), label, np.linspace(0, 1, n))
     frame = latent.latent_frame(found, n_most=100)
     assert len(frame) == 100
     assert frame["error"].iloc[[0, -1]].tolist() == [0, 1]
