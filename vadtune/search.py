@@ -292,15 +292,16 @@ def _baselines(problem: "Problem") -> Iterator[Any]:
 
 
 def _run(plan: "Plan", problem: "Problem", cluster: Any) -> "Outcome":
+    from vadtune.console import Console
     from vadtune.tuning.runner import run_search
     from vadtune.tuning.trial_runs import TrialData, TrialRuns
 
-    console = cli.Console()
+    console = Console()
     data = TrialData(problem.splits.train.rows, problem.splits.validation)
     try:
         return run_search(plan, data, TrialRuns(), console, cluster)
     finally:
-        console.clear()
+        console.close()
 
 
 def _export(plan: "Plan", problem: "Problem", top: int) -> list["Winner"]:
