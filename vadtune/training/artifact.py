@@ -4,6 +4,7 @@
     scaler.json         columns' units     metrics.json       scores, over which cells
     environment.json    versions           README.md          model card
     SHA256SUMS          of all of them
+    members/2, 3 …      the other models of an ensemble, each a folder like this one
 
 No pickle is written or read.
 """
@@ -36,6 +37,7 @@ from vadtune.training.model_card import model_card
 
 FORMAT_VERSION = 1
 SUMS = "SHA256SUMS"
+MEMBERS = "members"
 FILES = ("README.md", "config.json", "environment.json", "metrics.json", "model.safetensors", "scaler.json")
 
 
@@ -51,6 +53,8 @@ class Artifact:
         image_shape: Height and width where a row is an image.
         dataset: Name, source, sha256 and sizes of the table it was trained on, and how its cells were hidden.
         metrics: Scores, by name.
+        others: Further models of the same columns, where this is an ensemble: estimates are averaged over all.
+        weight: Of this model in the average.
     """
 
     model: Model
@@ -60,6 +64,13 @@ class Artifact:
     image_shape: tuple[int, int] | None = None
     dataset: Nested = field(default_factory=dict)
     metrics: Nested = field(default_factory=dict)
+    others: tuple["Artifact", ...] = ()
+    weight: float = 1.0
+
+    @property
+    def members(self) -> tuple["Artifact", ...]:
+        """This model and the others."""
+        return (self, *self.others)
 
     def impute(self, x: FloatArray) -> FloatArray:
         """Fill the unknown cells.
@@ -75,8 +86,9 @@ class Artifact:
         return np.where(np.isnan(x), estimate, x).astype(x.dtype)
 
     def reconstruct(self, x: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
-        """The decoder's estimate of all cells, known ones too, in scaled units."""
-        return self.decode(self.posterior(x))
+        """The estimate of all cells, known ones too, in scaled units: the average over the members."""
+        parts = [member.weight * member.decode(member.posterior(x)) for member in self.members]
+        return torch.stack(parts).sum(0)
 
     def posterior(self, x: Float[Tensor, "N D"]) -> Posterior:
         """The posterior of each row by a cold, converged inference in the model's precision; NaN cells are not seen."""
@@ -150,17 +162,32 @@ def load_artifact(folder: Path, device: str = "cpu") -> Artifact:
     except (ConfigError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         raise ArtifactError(f"{folder}: {error}. Export it again.") from None
     model = model.to(torch.device(device)).eval()
-    return Artifact(model, config, scaler, columns, shape, dataset, _read(folder / "metrics.json"))
+    metrics, weight = _read(folder / "metrics.json"), float(header.get("weight", 1.0))
+    others = tuple(_load_member(folder, name, digest, device) for name, digest in header.get("members", {}).items())
+    return Artifact(model, config, scaler, columns, shape, dataset, metrics, others, weight)
+
+
+def _load_member(folder: Path, name: str, digest: str, device: str) -> Artifact:
+    path = folder / MEMBERS / name
+    if not name.isdecimal() or not (path / SUMS).is_file() or _sha256(path / SUMS) != digest:
+        raise ArtifactError(f"{path}: not the member that was exported. Export the model again.")
+    return load_artifact(path, device)
 
 
 def write_sums(folder: Path) -> None:
     """Note the checksum of every file in the folder."""
-    names = sorted(path.name for path in folder.iterdir() if path.name != SUMS)
+    names = sorted(path.name for path in folder.iterdir() if path.name != SUMS and path.is_file())
     sums = [f"{_sha256(folder / name)}  {name}\n" for name in names]
     (folder / SUMS).write_text("".join(sums), encoding="utf-8")
 
 
 def _write(artifact: Artifact, folder: Path) -> None:
+    members = {}
+    for number, other in enumerate(artifact.others, start=2):
+        member = folder / MEMBERS / str(number)
+        member.mkdir(parents=True)
+        _write(other, member)
+        members[str(number)] = _sha256(member / SUMS)
     weights = {name: tensor.cpu().contiguous() for name, tensor in artifact.model.state_dict().items()}
     save_file(weights, folder / "model.safetensors")
     header = {
@@ -169,6 +196,8 @@ def _write(artifact: Artifact, folder: Path) -> None:
         "columns": [asdict(column) for column in artifact.columns],
         "image_shape": artifact.image_shape,
         "dataset": artifact.dataset,
+        "weight": artifact.weight,
+        "members": members,
     }
     names = [column.name for column in artifact.columns]
     texts = {
