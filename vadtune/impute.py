@@ -129,8 +129,8 @@ def fill(source: Path, outputs: Sequence["Output"], filler: "Filler", chunk_rows
     if known in CSV and all(suffix(output.path) in CSV for output in outputs):
         return fill_csv(source, outputs, filler, chunk_rows, tell)
     if known in (*CSV, *ARROW):
-        reader = ParquetSource if known == ".parquet" else TableSource
-        return fill_arrow(reader(source), outputs, filler, chunk_rows, tell)
+        reader = ParquetSource(source) if known == ".parquet" else TableSource(source, filler)
+        return fill_arrow(reader, outputs, filler, chunk_rows, tell)
     return fill_whole(source, outputs, filler, chunk_rows, tell)
 
 

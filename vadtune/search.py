@@ -319,18 +319,18 @@ def _say_begin(problem: "Problem", plan: "Plan") -> None:
 
 def _sentences(document: Nested, folder: Path, problem: "Problem") -> str:
     """The result for a person."""
-    best, trials = document["best"], document["trials"]
-    unit = "pixels in [0, 1]" if problem.table.unit == "pixel" else "standard deviations"
+    best, trials, unit = document["best"], document["trials"], problem.table.unit
     counts = ", ".join(f"{n} {state}" for state, n in trials.items() if n or state == "complete")
-    rows = [(f"trial {best['trial']}", best["test_rmse"], "")]
+    key = "test_error" if unit == "mixed" else "test_rmse"
+    rows = [(f"trial {best['trial']}", best[key], _parts(best))]
     for name, scores in document["baselines"].items():
-        rows.append((name, scores.get("test_rmse"), scores.get("failure") or ""))
+        rows.append((name, scores.get(key), scores.get("failure") or _parts(scores)))
     ranked = sorted(rows, key=lambda row: (row[1] is None, row[1]))
     relative = Path(best["artifact"])
     lines = [
         f"Best of {sum(trials.values())} trials ({counts}) in {cli.clock(document['seconds'])}: trial {best['trial']}",
         "",
-        f"RMSE over hidden cells of the test rows, in {unit}:",
+        f"{cli.MEASURES[unit]} over {document['scored_cells']:,} hidden cells of the test rows, {cli.UNITS[unit]}:",
         *(f"  {name:<16}{'–' if value is None else f'{value:.4f}'}  {note}".rstrip() for name, value, note in ranked),
         "",
         f"settings: {', '.join(f'{path}={_short(value)}' for path, value in best['params'].items())}",
@@ -341,6 +341,12 @@ def _sentences(document: Nested, folder: Path, problem: "Problem") -> str:
     return "\n".join(cli.printable(line) for line in lines)
 
 
+def _parts(scores: Nested) -> str:
+    """The parts of the mean error of a table with codes."""
+    names = {"test_nrmse": "numbers", "test_error_rate": "categories"}
+    return ", ".join(f"{name} {scores[key]:.4f}" for key, name in names.items() if scores.get(key) is not None)
+
+
 def _short(value: object) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
@@ -349,9 +355,11 @@ def _is_image(args: argparse.Namespace) -> bool:
     """Whether the default space is the one for images; reads the table only if its name does not tell."""
     if args.space is not None:
         return False
-    from vadtune.data.datasets import load
+    from vadtune.data.splits import DataConfig
+    from vadtune.tuning.conclude import load_table
 
-    return load(args.dataset, data_dir=args.data_dir).image_shape is not None
+    table, _ = load_table(parse(DataConfig, cli.data_values(args), "flags"), args.data_dir)
+    return table.image_shape is not None
 
 
 if __name__ == "__main__":

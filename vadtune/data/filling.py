@@ -24,6 +24,11 @@ class Fill(Protocol):
         """The columns as the model knows them."""
         ...
 
+    @property
+    def missing(self) -> Sequence[str | float]:
+        """What stands for an unknown cell, beside what always does."""
+        ...
+
     def positions(self, names: Sequence[str], source: str) -> list[int]:
         """Where the model's columns stand among those of a file.
 

@@ -36,6 +36,10 @@ class Batch:
         """The chosen rows, in the order of the index."""
         return Batch(self.x[index], self.observed[index])
 
+    def columns(self, index: slice) -> "Batch":
+        """Some of the columns."""
+        return Batch(self.x[:, index], self.observed[:, index])
+
     def to(self, device: torch.device) -> "Batch":
         """The same rows on another device."""
         return Batch(self.x.to(device), self.observed.to(device))

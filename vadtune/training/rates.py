@@ -6,6 +6,7 @@ from typing import Literal
 
 import numpy as np
 
+from vadtune.data.codec import Codec
 from vadtune.data.masks import Mechanism
 from vadtune.data.metrics import rmse
 from vadtune.data.splits import DataConfig, Holdout, Scaler, column_range, hold_out, split_rows, target_masks
@@ -19,7 +20,7 @@ from vadtune.training.run import as_tensor
 MaskMode = Literal["fixed", "random"]
 # Rows of several rates are inferred together as long as they take no more memory than this many numbers.
 MAX_CELLS = 30_000_000
-NOT_SCORED = {"rmse": None, "rmse_minmax": None, "mae": None, "mse": None}
+NOT_SCORED = dict.fromkeys(("rmse", "rmse_minmax", "mae", "mse", "error", "nrmse", "error_rate"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +33,7 @@ class TestRows:
         are_own: Whether they are the test rows of the table that the model was trained on.
         config: The mechanism and the seed of the masks.
         scaler: The model's.
+        codec: The model's.
     """
 
     __test__ = False  # pytest, this is no test
@@ -41,6 +43,7 @@ class TestRows:
     are_own: bool
     config: DataConfig
     scaler: Scaler
+    codec: Codec
 
     def holdout(self, missing_rate: float, mode: MaskMode) -> Holdout:
         """The rows with cells hidden at a rate, scaled.
@@ -54,7 +57,7 @@ class TestRows:
         """
         mask = _fixed(self.table, self.config, missing_rate) if mode == "fixed" else self._random(missing_rate)
         known = self.table.values[self.rows]
-        return hold_out(known, mask[self.rows] & ~np.isnan(known), self.scaler)
+        return hold_out(known, mask[self.rows] & ~np.isnan(known), self.scaler, self.codec)
 
     @property
     def column_range(self) -> FloatArray:
@@ -83,9 +86,15 @@ class RateResult:
         result = {"missing_rate": self.missing_rate, "n_hidden": n_hidden}
         if n_hidden:
             found = asdict(score(self.x_hat, self.holdout, column_range))
-            return result | found | {"mse": found["rmse"] ** 2}
-        observed = rmse(self.x_hat, self.holdout.rows.x)
+            return result | found | {"mse": None if found["rmse"] is None else found["rmse"] ** 2}
+        seen = np.isin(np.arange(self.x_hat.shape[1]), self.codec.numbers) & (~np.isnan(self.holdout.rows.x)).any(0)
+        observed = rmse(self.x_hat[:, seen], self.holdout.rows.x[:, seen]) if seen.any() else None
         return result | NOT_SCORED | {"observed_rmse": observed, "all_rmse": observed}
+
+    @property
+    def codec(self) -> Codec:
+        """What the columns are."""
+        return self.holdout.rows.codec or Codec.of_numbers(self.x_hat.shape[1])
 
 
 def choose_rows(
@@ -109,7 +118,7 @@ def choose_rows(
     config = trained.model_copy(update={key: value for key, value in over.items() if value is not None})
     # What a file hides of its own test rows is known here: these cells are hidden by a mechanism like all others.
     matched = replace(table, values=artifact.match(table), columns=artifact.columns, given=None)
-    return TestRows(matched, rows, are_own, config, artifact.scaler)
+    return TestRows(matched, rows, are_own, config, artifact.scaler, artifact.model.codec)
 
 
 def over_rates(

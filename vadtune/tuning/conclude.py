@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from vadtune.data.datasets import load
+from vadtune.data.datasets import load, table_file
+from vadtune.data.declared import beside
 from vadtune.data.masks import Block, Mar, Mcar, Mnar
-from vadtune.data.metrics import rmse, rmse_minmax
 from vadtune.data.splits import DataConfig, Holdout, Splits, split
 from vadtune.data.tables import FloatArray, Table
 from vadtune.errors import ConfigError
@@ -70,9 +70,25 @@ class Problem:
 
 
 def load_problem(config: DataConfig, data_dir: Path) -> Problem:
-    """Load the table, split its rows and hide cells."""
-    table = load(config.dataset, data_dir=data_dir)
+    """Load the table, split its rows and hide cells.
+
+    What a TOML file beside the table says of its columns becomes part of the settings.
+    """
+    table, config = load_table(config, data_dir)
     return Problem(table, config, split(table, config))
+
+
+def load_table(config: DataConfig, data_dir: Path) -> tuple[Table, DataConfig]:
+    """The table of the settings, and the settings with all that is declared of its columns."""
+    file = table_file(config.dataset, data_dir)
+    if file is not None:
+        config = config.model_copy(update={"columns": beside(file, config.columns)})
+    return load(config.dataset, data_dir=data_dir, declared=config.columns), config
+
+
+def validation_name(unit: str) -> str:
+    """What the objective on validation cells is called: the mean error of a table with codes is no RMSE."""
+    return "validation_error" if unit == "mixed" else "validation_rmse"
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,13 +121,13 @@ def export_trial(trial: BestTrial, storage: Storage, problem: Problem, folder: P
             f"trial {trial.number} has no checkpoint any more. Train it: vadtune.train --from RUN:{trial.number}"
         )
     with storage.fetched(trial.checkpoint) as checkpoint:
-        config, model = load_best_model(checkpoint, problem.table.n_features)
+        config, model = load_best_model(checkpoint, problem.splits.codec)
     return export_model(config, model, trial, problem, folder)
 
 
 def export_model(config: TrialConfig, model: Model, trial: BestTrial, problem: Problem, folder: Path) -> Winner:
     """Score a model on the test rows and write its artifact."""
-    metrics = {"validation_rmse": trial.value, "trial": trial.number, "epoch": trial.epoch}
+    metrics = {validation_name(problem.table.unit): trial.value, "trial": trial.number, "epoch": trial.epoch}
     tested = scored(config, model, problem, metrics)
     return Winner(trial, tested, save_artifact(tested.artifact, folder))
 
@@ -134,13 +150,21 @@ def score_baselines(results: Mapping[str, BaselineResult], splits: Splits) -> Ne
         if result.x_hat is None:
             scores[name] = {"failure": result.failure, "seconds": result.seconds}
             continue
-        truth = splits.test.truth
+        found = score(result.x_hat, splits.test, splits.column_range)
         scores[name] = {
-            "test_rmse": rmse(result.x_hat, truth),
-            "test_rmse_minmax": rmse_minmax(result.x_hat, truth, splits.column_range),
+            "test_rmse": found.rmse,
+            "test_rmse_minmax": found.rmse_minmax,
+            **mixed_scores(found),
             "seconds": result.seconds,
         }
     return scores
+
+
+def mixed_scores(scores: Scores) -> Nested:
+    """The scores that only a table with codes has."""
+    if scores.error is None:
+        return {}
+    return {"test_error": scores.error, "test_nrmse": scores.nrmse, "test_error_rate": scores.error_rate}
 
 
 def summarise_winner(winner: Winner) -> Nested:
@@ -149,12 +173,13 @@ def summarise_winner(winner: Winner) -> Nested:
     return {
         "trial": winner.trial.number,
         "params": winner.trial.params,
-        "validation_rmse": winner.trial.value,
+        validation_name(winner.tested.artifact.dataset["unit"]): winner.trial.value,
         "test_rmse": scores.rmse,
         "test_rmse_minmax": scores.rmse_minmax,
         "test_mae": scores.mae,
         "observed_rmse": scores.observed_rmse,
         "all_rmse": scores.all_rmse,
+        **mixed_scores(scores),
         "is_complete": winner.trial.is_complete,
         "epoch": winner.trial.epoch,
         "artifact": str(winner.folder),
@@ -168,7 +193,7 @@ def evaluation_arrays(tested: Tested, problem: Problem) -> Arrays:
     known = complete(test)[:MAX_CURVE_ROWS]
     labels = None if table.labels is None else table.labels[splits.indices[2]]
     parts = [
-        partial(latents_2d, tested.posterior, tested.x_hat, test.truth, labels),
+        partial(latents_2d, tested.posterior, tested.x_hat, test, labels),
         partial(_curves, artifact, problem),
     ]
     if table.image_shape:
@@ -200,29 +225,31 @@ def _curves(artifact: Artifact, problem: Problem) -> Arrays:
     """Errors over missing rates and over mechanisms, on the same rows, by one inference."""
     config, train = problem.config, problem.splits.train.rows.x
     known = complete(problem.splits.test)[:MAX_CURVE_ROWS]
-    over_rates = [hide(known, config.mechanism, rate, config.seed, artifact.image_shape) for rate in RATES]
-    over_mechanisms = dict(_hidden_by_each(known, problem))
+    over_rates = [hide(artifact, known, config.mechanism, rate, config.seed) for rate in RATES]
+    over_mechanisms = dict(_hidden_by_each(artifact, known, problem))
     x_hats = reconstruct_each(artifact, [*over_rates, *over_mechanisms.values()])
+    codec = problem.splits.codec
     errors = [
-        rmse(x_hat, holdout.truth)
+        codec.score(x_hat, holdout.truth)
         for x_hat, holdout in zip(x_hats, [*over_rates, *over_mechanisms.values()], strict=True)
     ]
-    n_known = np.maximum((~np.isnan(train)).sum(0), 1)
-    mean = np.broadcast_to(np.nansum(train, 0) / n_known, known.shape)
+    encoded = codec.encode(train)
+    n_known = np.maximum((~np.isnan(encoded)).sum(0), 1)
+    mean = np.broadcast_to(codec.decode(np.nansum(encoded, 0, keepdims=True) / n_known), known.shape)
     return {
         "rate_grid": np.array(RATES),
         "rate_rmse": np.array(errors[: len(RATES)]),
-        "rate_baseline_mean": np.array([rmse(mean, holdout.truth) for holdout in over_rates]),
+        "rate_baseline_mean": np.array([codec.score(mean, holdout.truth) for holdout in over_rates]),
         "mechanism_names": np.array(list(over_mechanisms)),
         "mechanism_rmse": np.array(errors[len(RATES) :]),
     }
 
 
-def _hidden_by_each(known: FloatArray, problem: Problem) -> Iterator[tuple[str, Holdout]]:
+def _hidden_by_each(artifact: Artifact, known: FloatArray, problem: Problem) -> Iterator[tuple[str, Holdout]]:
     config = problem.config
     rate = config.test_missing_rate if config.test_missing_rate is not None else config.missing_rate
     for mechanism in (Mcar(), Mar(), Mnar(), Block()):
         try:
-            yield mechanism.kind, hide(known, mechanism, rate, config.seed, problem.table.image_shape)
+            yield mechanism.kind, hide(artifact, known, mechanism, rate, config.seed)
         except ConfigError:
             continue  # this table does not allow it: MAR needs a second column

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
+
 from vadtune.errors import ConfigError
 from vadtune.settings import Nested, read_json
 from vadtune.training.environment import hardware, versions
@@ -93,6 +95,7 @@ def summarise(
         "trials": {state: outcome.trials[state] for state in ("complete", "pruned", "failed", "waiting")},
         "best": summarise_winner(winner),
         "baselines": score_baselines(results, problem.splits),
+        "scored_cells": int((~np.isnan(problem.splits.test.truth)).sum()),
         "seconds": round(seconds, 1),
         "seconds_by_phase": {phase: round(value, 2) for phase, value in outcome.seconds_by_phase.items()},
         "ended_by": outcome.end,
