@@ -31,6 +31,7 @@ cells that were hidden on purpose: no model and no search has seen them."""
 
 SAMPLERS = ("tpe", "gp", "cmaes", "qmc", "random", "grid")
 SCHEDULERS = ("asha", "hyperband", "median", "none")
+TRACKERS = ("tensorboard", "mlflow", "wandb")
 DEFAULT_TIME_BUDGET_S = 130.0
 BASELINE_LIMIT_S = 60.0
 N_DRY_RUN = 10
@@ -86,6 +87,14 @@ def parser() -> cli.Parser:
     result.add_argument("--resume", action="store_true", help="go on with the run of that --name")
     result.add_argument("--top", metavar="K", type=cli.count, default=1, help="export the best K trials (default: 1)")
     result.add_argument(
+        "--log-to",
+        metavar="TRACKER",
+        type=trackers,
+        action="extend",
+        default=[],
+        help=f"tell trackers, too: {', '.join(TRACKERS)} (default: none)",
+    )
+    result.add_argument(
         "--dry-run",
         nargs="?",
         const="jsonl",
@@ -94,6 +103,15 @@ def parser() -> cli.Parser:
     )
     result.add_argument("--json", action="store_true", help="print the result as one JSON document")
     return made
+
+
+def trackers(text: str) -> list[str]:
+    """Names of trackers, `tensorboard,mlflow`."""
+    names = text.split(",")
+    for name in names:
+        if name not in TRACKERS:
+            raise argparse.ArgumentTypeError(f"{name!r} is not one of {', '.join(TRACKERS)}")
+    return names
 
 
 def main(arguments: list[str]) -> int:
@@ -135,12 +153,14 @@ def search(args: argparse.Namespace, command: str) -> int:
     from vadtune.tuning.cluster import Cluster
     from vadtune.tuning.preflight import check_local_cpus
     from vadtune.tuning.record import begin, describe_run, summarise
+    from vadtune.tuning.trackers import check_installed
 
     began = time.monotonic()
     folder = run_folder(args)
     if args.address is None:
         check_local_cpus(args.cpus_per_trial)
     space, sampler, scheduler = resolve_space(args, is_image=_is_image(args))
+    check_installed(_trackers(args))
     with Cluster(args.address) as cluster:
         problem = load_problem(args)
         plan = make_plan(args, folder, space, sampler, scheduler)
@@ -245,7 +265,14 @@ def make_plan(args: argparse.Namespace, folder: Path, space: "Space", sampler: A
         seed=args.seed,
         device=device,
         keep_top=args.top,
+        trackers=_trackers(args),
     )
+
+
+def _trackers(args: argparse.Namespace) -> tuple[Any, ...]:
+    from vadtune.tuning.trackers import Tracker
+
+    return tuple(parse(Tracker, {"kind": kind}, "--log-to") for kind in dict.fromkeys(args.log_to))
 
 
 def resume_command(command: str, name: str) -> str:

@@ -7,7 +7,7 @@ import numpy as np
 
 from vadtune.data.declared import NOTHING, Declared
 from vadtune.data.kinds import as_known, find_kind, levels_at
-from vadtune.data.tables import Column, FloatArray, Table, check_names, check_values
+from vadtune.data.tables import BoolArray, Column, FloatArray, Table, check_names, check_values
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -78,6 +78,23 @@ def to_frame(table: Table) -> "pd.DataFrame":
         column.name: _with_dtype(table.values[:, j], column, table.index) for j, column in enumerate(table.columns)
     }
     return pd.DataFrame(parts, index=table.index)
+
+
+def new_cells(cells: "pd.Series[Any]", unknown: BoolArray, values: FloatArray, column: Column) -> "pd.Series[Any]":
+    """The column of levels or dates with its unknown cells replaced; known ones and the dtype are what they were."""
+    import pandas as pd
+
+    new = _with_dtype(values[unknown], column, cells.index[unknown])
+    if isinstance(cells.dtype, pd.CategoricalDtype):
+        missing = [level for level in pd.unique(new) if level not in cells.cat.categories]
+        filled = cells.cat.add_categories(missing)
+        filled[unknown] = new.astype(filled.dtype)
+        return filled
+    if cells.isna().all():
+        return new.reindex(cells.index)
+    filled = cells.copy()
+    filled[unknown] = new.astype(cells.dtype)
+    return filled
 
 
 def is_usable(cells: "pd.Series[Any]", name: str) -> bool:

@@ -68,7 +68,7 @@ class Model(nn.Module, ABC):
         """Rows ready for the hot loop, of values that are NaN wherever a model must not see."""
         if self.codec.is_plain:
             return Batch.of(x)
-        return Batch.of(torch.from_numpy(self.codec.encode(x.cpu().numpy())).to(x.device))
+        return Batch.of(torch.from_numpy(self.codec.encode(x.cpu().numpy())).to(x))
 
     def start_at(self, column_mean: Float[Tensor, " E"]) -> None:
         """Set the output bias so that z = 0 begins near the column means."""
@@ -86,7 +86,7 @@ class Model(nn.Module, ABC):
         """Columns of what `Likelihood.expect` or `sample` gives."""
         if self.codec.is_plain:
             return expected
-        return torch.from_numpy(self.codec.decode(expected.detach().cpu().numpy())).to(expected.device)
+        return torch.from_numpy(self.codec.decode(expected.detach().cpu().numpy())).to(expected)
 
     def loss(self, batch: Batch, posterior: Posterior, z: Float[Tensor, "N L"]) -> Float[Tensor, " N"]:
         """Row losses (negative evidence lower bound, nats) at one draw `z` of the posterior."""

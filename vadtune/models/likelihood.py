@@ -136,7 +136,6 @@ class Mixed(Likelihood):
 
     def __init__(self, noise: Noise, codec: Codec) -> None:
         super().__init__(noise)
-        self.numbers = Gaussian(noise)
         self.codec = codec
         ends = [codec.numbers.size, codec.numbers.size + codec.binaries.size, codec.n_single]
         self.ends = ends
@@ -149,13 +148,13 @@ class Mixed(Likelihood):
     def loss(self, outputs: Float[Tensor, "N E"], batch: Batch) -> Float[Tensor, " N"]:
         """The sum over all four parts."""
         end = self.ends[0]
-        numbers = self.numbers.loss(outputs[:, :end], batch.columns(slice(0, end)))
+        numbers = reconstruction_loss(outputs[:, :end], batch.columns(slice(0, end)), self.noise.log_var())
         return numbers + self._codes(outputs, batch)
 
     def error(self, outputs: Float[Tensor, "N E"], batch: Batch) -> Float[Tensor, " N"]:
         """The sum over all four parts."""
         end = self.ends[0]
-        numbers = self.numbers.error(outputs[:, :end], batch.columns(slice(0, end)))
+        numbers = reconstruction_error(outputs[:, :end], batch.columns(slice(0, end)), self.noise.log_var())
         return numbers + self._codes(outputs, batch)
 
     def chances(self, outputs: Float[Tensor, "N E"], batch: Batch) -> Float[Tensor, "N C"]:
@@ -193,7 +192,7 @@ class Mixed(Likelihood):
     def probe(self, outputs: Float[Tensor, "N E"], batch: Batch, signs: Float[Tensor, " E"]) -> Float[Tensor, "N E"]:
         """1 / s for numbers; a root of diag(p) - p p^T for categories, of p (1 - p) for booleans."""
         a, b, c = self.ends
-        numbers = self.numbers.probe(outputs[:, :a], batch.columns(slice(0, a)), signs[:a])
+        numbers = torch.exp(-0.5 * self.noise.log_var()) * batch.observed[:, :a] * signs[:a]
         chance = torch.sigmoid(outputs[:, a:b])
         booleans = torch.sqrt(chance * (1 - chance)) * signs[a:b]
         ordinals = self.thresholds.information(outputs[:, b:c]).sqrt() * signs[b:c]
@@ -215,7 +214,7 @@ class Mixed(Likelihood):
     def sample(self, outputs: Float[Tensor, "N E"], normal: Float[Tensor, "N D"]) -> Float[Tensor, "N E"]:
         """Numbers with noise; levels where a uniform number falls among the chances."""
         a, b, c = self.ends
-        numbers = self.numbers.sample(outputs[:, :a], normal[:, :a])
+        numbers = outputs[:, :a] + torch.exp(0.5 * self.noise.log_var()) * normal[:, :a]
         uniform = torch.special.ndtr(normal).clamp(1e-6, 1 - 1e-6)
         booleans = (uniform[:, a:b] < torch.sigmoid(outputs[:, a:b])).to(outputs)
         ordinals = self.thresholds.sample(outputs[:, b:c], uniform[:, b:c])
@@ -246,17 +245,17 @@ class Thresholds(nn.Module):
 
     def __init__(self, n_levels: tuple[int, ...]) -> None:
         super().__init__()
-        n_columns, most = len(n_levels), max(n_levels, default=1)
+        n_columns, self.n_gaps = len(n_levels), max(max(n_levels, default=1) - 2, 0)
         top = torch.tensor(n_levels, dtype=torch.long) - 1
         self.register_buffer("top", top, persistent=False)
         # Vectors, not matrices: weight decay is not for them. softplus(0.55) is 1: thresholds begin one apart.
         self.start = nn.Parameter(-(top - 1).clamp(min=0) / 2)
-        self.gaps = nn.Parameter(torch.full((n_columns * max(most - 2, 0),), 0.55))
+        self.gaps = nn.Parameter(torch.full((n_columns * self.n_gaps,), 0.55))
 
     def values(self) -> Float[Tensor, "O R1"]:
         """The thresholds below and above each level, `-FAR` and `FAR` around all."""
         start = self.start[:, None]
-        steps = torch.cat([start, softplus(self.gaps).view(len(start), -1) + MIN_GAP], 1).cumsum(1)
+        steps = torch.cat([start, softplus(self.gaps).view(len(start), self.n_gaps) + MIN_GAP], 1).cumsum(1)
         number = torch.arange(steps.shape[1], device=steps.device)
         inner = torch.where(number < self.top[:, None], steps, self.FAR)
         edge = torch.full_like(start, self.FAR)

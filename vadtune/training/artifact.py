@@ -82,7 +82,7 @@ class Artifact:
             A copy in which known cells are bit-identical and the others hold the model's estimate.
         """
         scaled = torch.from_numpy(self.scaler.transform(x))
-        estimate = self.finish(self.scaler.inverse(self.reconstruct(scaled).cpu().numpy()))
+        estimate = self.scaler.inverse(self.reconstruct(scaled).cpu().numpy())
         return np.where(np.isnan(x), estimate, x).astype(x.dtype)
 
     def finish(self, values: FloatArray) -> FloatArray:
@@ -105,9 +105,9 @@ class Artifact:
         return self.decode(self.posterior(x))
 
     def posterior(self, x: Float[Tensor, "N D"]) -> Posterior:
-        """The posterior of each row by a cold, converged inference; NaN cells are not seen."""
-        device = next(self.model.parameters()).device
-        return infer(self.model, self.model.batch(x.to(device)), self.config.infer)
+        """The posterior of each row by a cold, converged inference in the model's precision; NaN cells are not seen."""
+        weight = next(self.model.parameters())
+        return infer(self.model, self.model.batch(x.to(weight)), self.config.infer)
 
     @torch.no_grad()
     def decode(self, posterior: Posterior) -> Float[Tensor, "N D"]:

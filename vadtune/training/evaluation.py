@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vadtune.data.codec import Codec
 from vadtune.data.masks import Mechanism
 from vadtune.data.metrics import column_errors, mae, rmse, rmse_minmax
 from vadtune.data.splits import Holdout, Rows
@@ -85,11 +86,17 @@ def complete(holdout: Holdout) -> FloatArray:
     return np.where(np.isnan(holdout.truth), holdout.rows.x, holdout.truth)
 
 
-def hide(artifact: Artifact, known: FloatArray, mechanism: Mechanism, missing_rate: float, seed: int) -> Holdout:
-    """Hide some of the known cells: `(N, D)` scaled values, NaN where unknown, to rows and truth."""
-    target_mask = mechanism.target_mask(known, missing_rate, np.random.default_rng(seed), artifact.image_shape)
-    rows = Rows(np.where(target_mask, np.nan, known), artifact.model.codec)
-    return Holdout(rows, np.where(target_mask, known, np.nan))
+def hide(
+    known: FloatArray,
+    mechanism: Mechanism,
+    missing_rate: float,
+    seed: int,
+    shape: tuple[int, int] | None = None,
+    codec: Codec | None = None,
+) -> Holdout:
+    """Hide some of the known cells: `(N, D)` values, NaN where unknown, to rows and truth."""
+    target_mask = mechanism.target_mask(known, missing_rate, np.random.default_rng(seed), shape)
+    return Holdout(Rows(np.where(target_mask, np.nan, known), codec), np.where(target_mask, known, np.nan))
 
 
 def reconstruct_each(artifact: Artifact, holdouts: Sequence[Holdout]) -> list[FloatArray]:
@@ -101,7 +108,7 @@ def reconstruct_each(artifact: Artifact, holdouts: Sequence[Holdout]) -> list[Fl
 
 def gallery(artifact: Artifact, known: FloatArray, rates: tuple[float, ...], mechanism: Mechanism, seed: int) -> Arrays:
     """Pictures at several missing rates: input, estimate, posterior standard deviation, truth; `(R, G, D)` each."""
-    x = np.concatenate([hide(artifact, known, mechanism, rate, seed).rows.x for rate in rates])
+    x = np.concatenate([hide(known, mechanism, rate, seed, artifact.image_shape).rows.x for rate in rates])
     posterior = artifact.posterior(as_tensor(x))
     estimate = artifact.decode(posterior).cpu().numpy()
     std = draw(artifact, as_tensor(x), posterior, n_draws=16, seed=seed).std(0).cpu().numpy()
@@ -121,11 +128,8 @@ def draw(
     return torch.stack([artifact.model.estimate(posterior.sample(rng)) for _ in range(n_draws)])
 
 
-def latents_2d(posterior: Posterior, x_hat: FloatArray, holdout: Holdout, labels: IntArray | None) -> Arrays:
-    """Two principal components of the posterior means, with each row's label and RMSE over its hidden numbers."""
-    truth = holdout.truth
-    if holdout.rows.codec is not None:
-        x_hat, truth = x_hat[:, holdout.rows.codec.numbers], truth[:, holdout.rows.codec.numbers]
+def latents_2d(posterior: Posterior, x_hat: FloatArray, truth: FloatArray, labels: IntArray | None) -> Arrays:
+    """Two principal components of the posterior means, with each row's label and RMSE over its hidden cells."""
     mean = posterior.mean.cpu().numpy().astype(np.float64)
     centred = mean - mean.mean(0)
     _, _, directions = np.linalg.svd(centred, full_matrices=False)

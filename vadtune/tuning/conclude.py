@@ -192,8 +192,9 @@ def evaluation_arrays(tested: Tested, problem: Problem) -> Arrays:
     artifact, test = tested.artifact, splits.test
     known = complete(test)[:MAX_CURVE_ROWS]
     labels = None if table.labels is None else table.labels[splits.indices[2]]
+    numbers = splits.codec.numbers
     parts = [
-        partial(latents_2d, tested.posterior, tested.x_hat, test, labels),
+        partial(latents_2d, tested.posterior, tested.x_hat[:, numbers], test.truth[:, numbers], labels),
         partial(_curves, artifact, problem),
     ]
     if table.image_shape:
@@ -225,8 +226,8 @@ def _curves(artifact: Artifact, problem: Problem) -> Arrays:
     """Errors over missing rates and over mechanisms, on the same rows, by one inference."""
     config, train = problem.config, problem.splits.train.rows.x
     known = complete(problem.splits.test)[:MAX_CURVE_ROWS]
-    over_rates = [hide(artifact, known, config.mechanism, rate, config.seed) for rate in RATES]
-    over_mechanisms = dict(_hidden_by_each(artifact, known, problem))
+    over_rates = [hide(known, config.mechanism, rate, config.seed, artifact.image_shape) for rate in RATES]
+    over_mechanisms = dict(_hidden_by_each(known, problem))
     x_hats = reconstruct_each(artifact, [*over_rates, *over_mechanisms.values()])
     codec = problem.splits.codec
     errors = [
@@ -245,11 +246,11 @@ def _curves(artifact: Artifact, problem: Problem) -> Arrays:
     }
 
 
-def _hidden_by_each(artifact: Artifact, known: FloatArray, problem: Problem) -> Iterator[tuple[str, Holdout]]:
+def _hidden_by_each(known: FloatArray, problem: Problem) -> Iterator[tuple[str, Holdout]]:
     config = problem.config
     rate = config.test_missing_rate if config.test_missing_rate is not None else config.missing_rate
     for mechanism in (Mcar(), Mar(), Mnar(), Block()):
         try:
-            yield mechanism.kind, hide(artifact, known, mechanism, rate, config.seed)
+            yield mechanism.kind, hide(known, mechanism, rate, config.seed, problem.table.image_shape)
         except ConfigError:
             continue  # this table does not allow it: MAR needs a second column

@@ -8,6 +8,7 @@ from vadtune.tuning.samplers import Sampler
 from vadtune.tuning.schedulers import Scheduler
 from vadtune.tuning.space import Space
 from vadtune.tuning.storage import Storage
+from vadtune.tuning.trackers import Tracker
 
 End = Literal["finished", "time budget", "interrupted"]
 
@@ -26,6 +27,7 @@ class Plan:
         seed: One at a time, searches of equal seeds are equal to the digit.
         device: `cpu`, or `cuda`: which GPU is Ray's choice.
         keep_top: Of how many of the best complete trials to keep the checkpoint.
+        trackers: Who else is told what happens.
     """
 
     folder: Path
@@ -42,6 +44,7 @@ class Plan:
     seed: int = 0
     device: str = "cpu"
     keep_top: int = 1
+    trackers: tuple[Tracker, ...] = ()
 
     @property
     def study_path(self) -> Path:

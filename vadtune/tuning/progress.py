@@ -27,6 +27,7 @@ class Snapshot:
         eta_s: Seconds until the end, as far as can be told.
         n_nodes: Nodes of the cluster.
         cpus_used, cpus: CPUs that trials hold, and all there are.
+        notes: What a person should know, one line each, in the order it happened.
     """
 
     phase: str
@@ -44,6 +45,7 @@ class Snapshot:
     n_nodes: int
     cpus_used: float
     cpus: float
+    notes: tuple[str, ...] = ()
 
 
 class Progress(Protocol):

@@ -41,6 +41,7 @@ class Session:
         self.give_up_at = math.inf
         self.marks: dict[str, float] = {}
         self.phase = "starting Ray"
+        self.notes: list[str] = []
         self.concurrent, self.n_nodes, self.cpus = 1, 0, 0.0
         self.surveyed = math.inf
 
@@ -155,6 +156,7 @@ class Session:
             n_nodes=self.n_nodes,
             cpus_used=len(running) * self.plan.cpus_per_trial,
             cpus=self.cpus,
+            notes=tuple(self.notes),
         )
 
     def _eta(self, elapsed: float) -> float | None:
