@@ -292,15 +292,16 @@ def _baselines(problem: "Problem") -> Iterator[Any]:
 
 
 def _run(plan: "Plan", problem: "Problem", cluster: Any) -> "Outcome":
+    from vadtune.console import Console
     from vadtune.tuning.runner import run_search
     from vadtune.tuning.trial_runs import TrialData, TrialRuns
 
-    console = cli.Console()
+    console = Console()
     data = TrialData(problem.splits.train.rows, problem.splits.validation)
     try:
         return run_search(plan, data, TrialRuns(), console, cluster)
     finally:
-        console.clear()
+        console.close()
 
 
 def _export(plan: "Plan", problem: "Problem", top: int) -> list["Winner"]:
@@ -357,7 +358,7 @@ def _sentences(document: Nested, folder: Path, problem: "Problem") -> str:
     lines = [
         f"Best of {sum(trials.values())} trials ({counts}) in {cli.clock(document['seconds'])}: trial {best['trial']}",
         "",
-        f"{cli.MEASURES[unit]} over {document['scored_cells']:,} hidden cells of the test rows, {cli.UNITS[unit]}:",
+        f"{cli.title(cli.MEASURES[unit])} over {document['scored_cells']:,} hidden cells of the test rows, {cli.UNITS[unit]}:",
         *(f"  {name:<16}{'–' if value is None else f'{value:.4f}'}  {note}".rstrip() for name, value, note in ranked),
         "",
         f"settings: {', '.join(f'{path}={_short(value)}' for path, value in best['params'].items())}",

@@ -179,15 +179,16 @@ def fit(
     """Train to the last epoch, watched on validation rows at the epochs at which a search would.
 
     Returns:
-        The run, and the validation RMSE of its best epoch by a cold, converged inference.
+        The run, and the objective on validation rows at its best epoch by a cold, converged inference.
 
     Raises:
         NoUsableTrial: The training diverged.
     """
+    from vadtune.terminal import Live
     from vadtune.training.run import TrialRun
     from vadtune.tuning.schedulers import ASHA, report_epochs
 
-    n_epochs, line, began = config.train.n_epochs, cli.LiveLine(), time.monotonic()
+    n_epochs, line, began = config.train.n_epochs, Live(), time.monotonic()
     measure = cli.MEASURES[problem.table.unit]
     run = TrialRun(config, problem.splits.train.rows, problem.splits.validation, device)
     try:
@@ -196,7 +197,7 @@ def fit(
                 break
             value = run.advance(epoch)
             left = (time.monotonic() - began) / epoch * (n_epochs - epoch)
-            line.show(
+            line.show_line(
                 f"epoch {epoch}/{n_epochs} · loss {run.loss:.4g} · validation {measure} {value:.4f} "
                 f"(best {run.best_rmse:.4f} at {run.best_epoch}) · {cli.clock(left)} left",
                 is_news=epoch == n_epochs,
@@ -271,7 +272,7 @@ def _sentences(document: Nested, problem: "Problem") -> str:
         f"{document['model']} trained for {document['epochs']} epochs in {cli.clock(document['seconds'])}; "
         f"the best was epoch {document['best_epoch']}",
         "",
-        f"{cli.MEASURES[unit]} over hidden cells, {cli.UNITS[unit]}:",
+        f"{cli.title(cli.MEASURES[unit])} over hidden cells, {cli.UNITS[unit]}:",
         f"  validation rows {validation:.4f}",
         f"  test rows       {test:.4f}",
         "",

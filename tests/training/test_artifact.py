@@ -23,7 +23,15 @@ from vadtune.data.tables import Column, Table
 from vadtune.errors import ArtifactError, DataError
 from vadtune.training.artifact import Artifact, load_artifact, save_artifact
 
-FILES = ["README.md", "codec.json", "config.json", "environment.json", "metrics.json", "model.safetensors", "scaler.json"]
+FILES = [
+    "README.md",
+    "codec.json",
+    "config.json",
+    "environment.json",
+    "metrics.json",
+    "model.safetensors",
+    "scaler.json",
+]
 ROOT = Path(__file__).parents[2]
 X = holes(normal(5, 4)).double().numpy()
 

@@ -43,7 +43,7 @@ def draw_history(frame: pd.DataFrame, *, over_time: bool, n_most: int = 700) -> 
         end = pd.DataFrame({x: [frame[x].max()], best: [line[best].iloc[-1]]})
         line = pd.concat([line, end], ignore_index=True)
         figure.add_trace(_best_line(line[x], line[best]))
-    figure.update_layout(xaxis=axis(title, showgrid=False), yaxis=axis("validation RMSE", range=_focus(frame)))
+    figure.update_layout(xaxis=axis(title, showgrid=False), yaxis=axis("validation error", range=_focus(frame)))
     return figure
 
 
@@ -139,7 +139,7 @@ def draw_spread(frame: pd.DataFrame) -> go.Figure:
         go.Scatter(x=x, y=y, mode="lines", line=line, hovertemplate="%{y:.0%} at or below %{x:.4f}<extra></extra>")
     )
     figure.update_layout(
-        xaxis=axis("validation RMSE", showgrid=False),
+        xaxis=axis("validation error", showgrid=False),
         yaxis=axis("share of completed trials", tickformat=".0%", range=[0, 1.02]),
     )
     return figure

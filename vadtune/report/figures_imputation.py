@@ -9,7 +9,7 @@ from vadtune.report.run import Run
 from vadtune.report.theme import BEST, axis, drawing, label, upright
 from vadtune.report.trials import number, records, score
 
-DISCRETE = frozenset({"categorical", "boolean"})
+DISCRETE = frozenset({"categorical", "boolean", "ordinal"})
 N_BINS = 26
 
 
@@ -18,8 +18,9 @@ def columns_frame(run: Run) -> pd.DataFrame:
 
     Returns:
         Columns `column`, `kind`, `rmse` and `mae` in original units, `spread` (standard deviation of its observed
-        values; NaN without a sample), `relative` (rmse / spread: 1 is as bad as filling in the mean), `exact` (share of
-        sampled cells right to the nearest code, for categorical and boolean columns; else NaN).
+        values; of codes, how often they are not the commonest one; NaN without a sample), `relative` (rmse / spread: 1
+        is as bad as filling in the mean, or the commonest code), `exact` (share of hidden codes that are right; NaN for
+        numbers). The errors of a column of codes are its error rate.
     """
     found = run.evaluation
     if found.columns is None:
@@ -27,7 +28,8 @@ def columns_frame(run: Run) -> pd.DataFrame:
     n_columns = len(found.columns.rmse)
     infos = run.settings.dataset.columns
     kinds = [infos[j].kind if j < len(infos) else "numeric" for j in range(n_columns)]
-    spread = _spread(found.observed, n_columns)
+    is_coded = np.isin(kinds, list(DISCRETE))
+    spread = np.where(is_coded, _uncommon(found.observed, n_columns), _spread(found.observed, n_columns))
     with np.errstate(divide="ignore", invalid="ignore"):
         relative = np.where(spread > 0, found.columns.rmse / spread, np.nan)
     frame = pd.DataFrame(
@@ -39,7 +41,7 @@ def columns_frame(run: Run) -> pd.DataFrame:
             "mae": found.columns.mae,
             "spread": spread,
             "relative": relative,
-            "exact": [_exact(found.cells, j) if kinds[j] in DISCRETE else np.nan for j in range(n_columns)],
+            "exact": np.where(is_coded, 1 - found.columns.rmse, np.nan),
         }
     )
     return frame.sort_values(["relative", "rmse"], ascending=False, ignore_index=True)
@@ -184,7 +186,7 @@ def draw_rates(frame: pd.DataFrame, searched_at: float | None) -> go.Figure:
         note = {"text": "searched here", "showarrow": False, "font": {"size": 11, "color": "var(--muted)"}}
         figure.add_annotation(x=searched_at, y=1, yref="paper", xanchor="left", yanchor="top", xshift=4, **note)
     figure.update_layout(
-        xaxis=axis("missing rate", tickformat=".0%", showgrid=False), yaxis=axis("test RMSE", rangemode="tozero")
+        xaxis=axis("missing rate", tickformat=".0%", showgrid=False), yaxis=axis("test error", rangemode="tozero")
     )
     return figure
 
@@ -205,7 +207,7 @@ def draw_mechanisms(frame: pd.DataFrame, searched_with: str) -> go.Figure:
     figure.add_trace(go.Bar(x=rows, y=frame["test_rmse"], **bar, **style))
     names = [label(name.upper()[:24]) for name in frame["mechanism"]]
     x = axis(showgrid=False, tickvals=rows, ticktext=names, fixedrange=True)
-    figure.update_layout(xaxis=x, yaxis=axis("test RMSE", rangemode="tozero", fixedrange=True))
+    figure.update_layout(xaxis=x, yaxis=axis("test error", rangemode="tozero", fixedrange=True))
     return figure
 
 
@@ -229,8 +231,13 @@ def _n_bins(n_values: int) -> int:
     return int(np.clip(2 * np.sqrt(n_values), 6, N_BINS))
 
 
-def _exact(cells: Cells | None, column: int) -> float:
-    if cells is None or not (cells.column == column).any():
-        return float("nan")
-    mine = cells.column == column
-    return float(np.mean(np.abs(cells.imputed[mine] - cells.truth[mine]) < 0.5))
+def _uncommon(observed: FloatArray | None, n_columns: int) -> FloatArray:
+    """How often a column's values are not the commonest one."""
+    if observed is None:
+        return np.full(n_columns, np.nan)
+    shares = np.full(n_columns, np.nan)
+    for j in range(n_columns):
+        known = observed[np.isfinite(observed[:, j]), j]
+        if known.size:
+            shares[j] = 1 - np.unique(known, return_counts=True)[1].max() / known.size
+    return shares

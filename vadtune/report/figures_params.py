@@ -279,7 +279,7 @@ def _score_axis(frame: pd.DataFrame) -> _Axis:
     ticks = [(0.88 * i / 4, score(low + i / 4 * (high - low))) for i in range(5)] if len(known) else []
     if not np.isfinite(values).all():
         ticks.append((1.0, "pruned"))
-    return _Axis("validation RMSE", places, ([place for place, _ in ticks], [text for _, text in ticks]))
+    return _Axis("validation error", places, ([place for place, _ in ticks], [text for _, text in ticks]))
 
 
 def _epochs_axis(frame: pd.DataFrame) -> _Axis:

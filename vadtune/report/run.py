@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from optuna.trial import FrozenTrial, TrialState
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from vadtune.errors import ArtifactError, ConfigError
 from vadtune.report.evaluation import Evaluation, read_evaluation
@@ -32,14 +32,14 @@ class ColumnInfo(_Read):
 
 
 class DatasetInfo(_Read):
-    """What was searched on; `unit` is what RMSE is counted in."""
+    """What was searched on; `unit` is what errors are counted in: `mixed` where some columns are codes."""
 
     name: str
     source: str = ""
     sha256: str = ""
     n_rows: int = 0
     n_features: int = 0
-    unit: Literal["pixel", "sd"] = "sd"
+    unit: Literal["pixel", "sd", "mixed"] = "sd"
     image_shape: tuple[int, int] | None = None
     columns: tuple[ColumnInfo, ...] = ()
 
@@ -84,7 +84,22 @@ class RunSettings(_Read):
     hardware: HardwareInfo = Field(default_factory=HardwareInfo)
 
 
-class BestInfo(_Read):
+class _Scored(_Read):
+    """A score; where some columns are codes, the mean error stands in the place of the RMSE throughout the report."""
+
+    test_nrmse: float | None = None
+    test_error_rate: float | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _objective(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        found = {key: values.get(key.replace("rmse", "error")) for key in ("test_rmse", "validation_rmse")}
+        return values | {key: value for key, value in found.items() if value is not None}
+
+
+class BestInfo(_Scored):
     """The winner; `test_rmse_repeats` are test scores of the same params under other seeds, where there are any."""
 
     trial: int
@@ -100,7 +115,7 @@ class BestInfo(_Read):
     test_rmse_repeats: tuple[float, ...] = ()
 
 
-class BaselineInfo(_Read):
+class BaselineInfo(_Scored):
     """A baseline's score on the same hidden cells, or why it has none."""
 
     test_rmse: float | None = None

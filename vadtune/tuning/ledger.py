@@ -10,6 +10,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from vadtune.settings import Nested
+from vadtune.tuning.progress import RungCount
 from vadtune.tuning.samplers import draw_seed
 from vadtune.tuning.schedulers import OBJECTIVE, TIME
 from vadtune.tuning.space import Space
@@ -93,6 +94,8 @@ class Ledger:
         self.ended = Counter(trial.state for trial in trials if trial.state.is_finished())
         self.top = sorted(kept for trial in trials if (kept := _kept(trial, TrialState.COMPLETE)) is not None)
         self.runners_up = sorted(kept for trial in trials if (kept := _kept(trial, TrialState.PRUNED)) is not None)
+        self.reached = Counter(epoch for trial in trials for epoch in trial.intermediate_values)
+        self.stopped_by = Counter(trial.user_attrs.get("stopped_by") for trial in trials)
 
     @property
     def n_active(self) -> int:
@@ -103,6 +106,10 @@ class Ledger:
     def best(self) -> tuple[float, int] | None:
         """Value and number of the best complete trial."""
         return (self.top[0].value, self.top[0].number) if self.top else None
+
+    def rung_counts(self) -> tuple[RungCount, ...]:
+        """What happened at each rung so far."""
+        return tuple(RungCount(epoch, self.reached[epoch], self.stopped_by[f"rung {epoch}"]) for epoch in self.rungs)
 
     def is_exhausted(self) -> bool:
         """Whether no further trial may begin."""
@@ -146,6 +153,7 @@ class Ledger:
         live.epoch, live.value = int(result[TIME]), float(result[OBJECTIVE])
         if math.isfinite(live.value) and live.epoch not in live.values:
             live.values[live.epoch] = live.value
+            self.reached[live.epoch] += 1
             live.trial.report(live.value, live.epoch)
 
     def wants_checkpoint(self, result: Result) -> bool:
@@ -182,6 +190,7 @@ class Ledger:
                 live.trial.set_user_attr(key, value)
         self.study.tell(live.trial, ending.value, state=ending.state, skip_if_finished=True)
         self.ended[ending.state] += 1
+        self.stopped_by[ending.stopped_by] += 1
         if live.checkpoint is not None and not kept:
             self.checkpoints.delete(live.checkpoint)
 

@@ -156,6 +156,7 @@ class Session:
             n_nodes=self.n_nodes,
             cpus_used=len(running) * self.plan.cpus_per_trial,
             cpus=self.cpus,
+            rungs=ledger.rung_counts(),
             notes=tuple(self.notes),
         )
 
