@@ -358,7 +358,8 @@ def _sentences(document: Nested, folder: Path, problem: "Problem") -> str:
     lines = [
         f"Best of {sum(trials.values())} trials ({counts}) in {cli.clock(document['seconds'])}: trial {best['trial']}",
         "",
-        f"{cli.title(cli.MEASURES[unit])} over {document['scored_cells']:,} hidden cells of the test rows, {cli.UNITS[unit]}:",
+        f"{cli.title(cli.MEASURES[unit])} over {document['scored_cells']:,} hidden cells of the test rows, "
+        f"{cli.UNITS[unit]}:",
         *(f"  {name:<16}{'–' if value is None else f'{value:.4f}'}  {note}".rstrip() for name, value, note in ranked),
         "",
         f"settings: {', '.join(f'{path}={_short(value)}' for path, value in best['params'].items())}",

@@ -4,7 +4,7 @@ import torch
 
 from vadtune.models.decoder import DecoderConfig
 from vadtune.models.likelihood import NoiseConfig
-from vadtune.models.vad import VAD, VADConfig
+from vadtune.models.vad import VADConfig
 
 
 def holes(x, missing_rate=0.4, seed=0):

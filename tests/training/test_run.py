@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from tests.training.examples import THOROUGH, change, holdout, low_rank, rmse, small
-from vadtune.data.splits import Holdout, Rows
 from vadtune.data.codec import Codec
+from vadtune.data.splits import Holdout, Rows
 from vadtune.errors import DataError, Diverged
 from vadtune.models.objective import Batch
 from vadtune.training.inference import infer

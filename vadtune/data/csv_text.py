@@ -13,6 +13,7 @@ from typing import IO, Any, TextIO
 
 import numpy as np
 
+from vadtune.data.declared import texts_of
 from vadtune.data.files import check_head, written_beside
 from vadtune.data.filling import Fill, Output, Tell
 from vadtune.data.frames import from_frame_as
@@ -169,7 +170,7 @@ def _parse(rows: list[Record], positions: list[int], place: _Place, fill: Fill) 
                 for name, column in zip(names, fill.columns, strict=True)
                 if column.is_text or column.format
             },
-            na_values=[str(value) for value in fill.missing],
+            na_values=texts_of(fill.missing),
         )
     except ValueError as error:  # pandas' parser errors, and text that is not UTF-8
         raise DataError(f"{source}: cannot be read as CSV: {str(error).splitlines()[0]}") from None

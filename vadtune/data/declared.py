@@ -1,6 +1,6 @@
 """What a user says of the columns of a file: by flags, or in a TOML file beside it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -78,3 +78,8 @@ def beside(path: Path, given: Declared) -> Declared:
     over: Nested = given.model_dump(exclude_unset=True)
     declared: Declared = parse(Declared, merge(read_toml(file), over), str(file))
     return declared
+
+
+def texts_of(missing: Iterable[str | float]) -> list[str]:
+    """What stands for an unknown cell, as text: -999 may be written -999.0, too."""
+    return [text for value in missing for text in ((value,) if isinstance(value, str) else (f"{value:g}", str(value)))]

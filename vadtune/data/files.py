@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from vadtune.data.declared import NOTHING, Declared, beside
+from vadtune.data.declared import NOTHING, Declared, beside, texts_of
 from vadtune.data.frames import from_frame, to_frame
 from vadtune.data.hdf5 import check_memory, open_hdf5, read_datasets, top_datasets
 from vadtune.data.tables import Table, check_names, from_arrays, to_arrays
@@ -98,7 +98,7 @@ def read_csv_frame(path: Path, texts: Iterable[str] = (), missing: Iterable[str 
             low_memory=False,
             dtype_backend="numpy_nullable",
             dtype=dict.fromkeys(set(texts) & set(head), "string"),
-            na_values=[str(value) for value in missing],
+            na_values=texts_of(missing),
         )
     except (OSError, EOFError, ValueError, zlib.error) as error:  # pandas' parser errors are ValueErrors
         raise DataError(f"{path}: cannot be read as CSV: {_first_line(error)}") from None

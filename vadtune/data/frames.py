@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vadtune.data.declared import NOTHING, Declared
+from vadtune.data.declared import NOTHING, Declared, texts_of
 from vadtune.data.kinds import as_known, find_kind, levels_at
 from vadtune.data.tables import BoolArray, Column, FloatArray, Table, check_names, check_values
 
@@ -56,18 +56,18 @@ def without(cells: "pd.Series[Any]", missing: Iterable[str | float]) -> "pd.Seri
     missing = list(missing)
     if not missing:
         return cells
-    numbers = {float(value) for value in missing if _is_number(value)}
+    numbers = [float(value) for value in missing if _is_number(value)]
     if types.is_numeric_dtype(cells.dtype) and not types.is_bool_dtype(cells.dtype):
-        return cells.mask(cells.isin(list(numbers)))
+        return cells.mask(cells.isin(numbers))
     if isinstance(cells.dtype, pd.CategoricalDtype):
-        return cells.cat.remove_categories([level for level in cells.cat.categories if str(level) in map(str, missing)])
+        return cells.cat.remove_categories([level for level in cells.cat.categories if str(level) in texts_of(missing)])
     if not (types.is_string_dtype(cells.dtype) or types.is_object_dtype(cells.dtype)):
         return cells
-    left = cells.mask(cells.astype("string").isin([str(value) for value in missing]).fillna(value=False).astype(bool))
+    left = cells.mask(cells.astype("string").isin(texts_of(missing)).fillna(value=False).astype(bool))
     if left.isna().sum() == cells.isna().sum() or left.isna().all():
         return left
     found = pd.to_numeric(left, errors="coerce")
-    return left if (found.isna() & left.notna()).any() else found
+    return left if (found.isna() & left.notna()).any() else found.mask(found.isin(numbers))
 
 
 def to_frame(table: Table) -> "pd.DataFrame":
