@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from vadtune.errors import ArtifactError, VadtuneError
 
 INTERRUPTED = 130
-MECHANISMS = ("mcar", "mar", "mnar", "block", "landmark")
+MECHANISMS = ("mcar", "mar", "mnar", "block", "landmark", "pattern")
 # What errors are and what they are counted in, by `Table.unit`.
 MEASURES = {"pixel": "RMSE", "sd": "RMSE", "mixed": "mean error"}
 UNITS = {
@@ -46,7 +46,9 @@ class Parser(argparse.ArgumentParser):
 def add_data_flags(parser: argparse.ArgumentParser) -> None:
     """What is hidden of the table; `data_values` reads the flags."""
     data = parser.add_argument_group("what is hidden")
-    data.add_argument("--mechanism", choices=MECHANISMS, help="why cells are missing (default: mcar)")
+    data.add_argument(
+        "--mechanism", choices=MECHANISMS, help="why cells are missing; pattern: as the table's own (default: mcar)"
+    )
     data.add_argument("--missing-rate", metavar="R", type=rate, help="share of the cells to hide (default: 0.5)")
     data.add_argument("--test-missing-rate", metavar="R", type=rate, help="another share in validation and test rows")
     data.add_argument("--seed", metavar="N", type=seed, help="of splits, masks and all else (default: 0)")

@@ -81,12 +81,17 @@ def evaluate(args: argparse.Namespace) -> int:
     table = load_table(args, artifact)
     mechanism = None if args.mechanism is None else parse(Mechanism, {"kind": args.mechanism}, "--mechanism")
     rows = choose_rows(artifact, table, mechanism, args.seed)
+    if rows.are_own and artifact.dataset.get("refitted"):
+        raise ArtifactError(
+            f"{args.artifact}: was refitted on all rows of this table, so that nothing is left to score it on. Its "
+            "scores from before are in metrics.json; vadtune.export RUN -o DIR gives the model that they are of."
+        )
     cli.say(f"{table.name}: {_which(rows)}, {len(args.missing_rates)} missing rates")
     column_range = rows.column_range
     results: Iterable[RateResult] = over_rates(artifact, rows, args.missing_rates, args.mask)
     if args.reference_output:
         results = write_reference(args.reference_output, artifact, rows, args.mask, results)
-    scores = [result.scores(column_range) for result in results]
+    scores = [result.scores(column_range) | result.calibration(artifact) for result in results]
     check_scored(scores, table.name)
     document = describe(args, table, rows) | {"rates": scores, "seconds": round(time.monotonic() - began, 1)}
     if args.reference_output:

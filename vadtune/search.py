@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from vadtune import cli
 from vadtune.errors import ConfigError
+from vadtune.result import sentences
 from vadtune.settings import Nested, merge, parse, parse_assignments
 
 if TYPE_CHECKING:
@@ -85,6 +86,11 @@ def parser() -> cli.Parser:
     )
     result.add_argument("--name", help="of the run folder (default: dataset, model and time)")
     result.add_argument("--resume", action="store_true", help="go on with the run of that --name")
+    result.add_argument(
+        "--refit",
+        action=argparse.BooleanOptionalAction,
+        help="train the winner again on all that is observed, after it was scored (default: if the table has holes)",
+    )
     result.add_argument("--top", metavar="K", type=cli.count, default=1, help="export the best K trials (default: 1)")
     result.add_argument(
         "--log-to",
@@ -175,6 +181,8 @@ def search(args: argparse.Namespace, command: str) -> int:
                     "Interrupted; everything so far is saved. Go on with:", "  " + resume_command(command, folder.name)
                 )
             winners = _export(plan, problem, args.top)
+            if outcome.end != "interrupted":
+                winners[0] = _refit(winners[0], problem, plan.device, asked=args.refit)
             results = {} if outcome.end == "interrupted" else baselines.results()
         document = summarise(plan, problem, outcome, winners[0], results, time.monotonic() - began)
         _write_results(folder, winners[0], problem, document, brief=outcome.end == "interrupted")
@@ -183,7 +191,7 @@ def search(args: argparse.Namespace, command: str) -> int:
     if args.json:
         cli.show_json(document)
     else:
-        cli.show(_sentences(document, folder, problem))
+        cli.show(sentences(document, folder, problem.table.unit))
     return cli.INTERRUPTED if outcome.end == "interrupted" else 0
 
 
@@ -317,6 +325,17 @@ def _export(plan: "Plan", problem: "Problem", top: int) -> list["Winner"]:
     return [export_trial(trial, plan.storage, problem, at) for trial, at in zip(trials, folders, strict=True)]
 
 
+def _refit(winner: "Winner", problem: "Problem", device: str, *, asked: bool | None) -> "Winner":
+    from vadtune.tuning.conclude import is_to_be_refitted, refit
+
+    if not is_to_be_refitted(problem, asked=asked):
+        return winner
+    cli.say(
+        f"refitting trial {winner.trial.number} on all {problem.table.n_rows:,} rows (--no-refit leaves it as it is)"
+    )
+    return refit(winner, problem, device)
+
+
 def _write_results(folder: Path, winner: "Winner", problem: "Problem", document: Nested, *, brief: bool) -> None:
     from vadtune.report.page import write_report
     from vadtune.tuning.conclude import evaluation_arrays, write_arrays
@@ -343,41 +362,6 @@ def _say_begin(problem: "Problem", plan: "Plan") -> None:
         f"run folder: {plan.folder}",
         f"watch it:   python -m vadtune.report {shlex.quote(str(plan.folder))} --live",
     )
-
-
-def _sentences(document: Nested, folder: Path, problem: "Problem") -> str:
-    """The result for a person."""
-    best, trials, unit = document["best"], document["trials"], problem.table.unit
-    counts = ", ".join(f"{n} {state}" for state, n in trials.items() if n or state == "complete")
-    key = "test_error" if unit == "mixed" else "test_rmse"
-    rows = [(f"trial {best['trial']}", best[key], _parts(best))]
-    for name, scores in document["baselines"].items():
-        rows.append((name, scores.get(key), scores.get("failure") or _parts(scores)))
-    ranked = sorted(rows, key=lambda row: (row[1] is None, row[1]))
-    relative = Path(best["artifact"])
-    lines = [
-        f"Best of {sum(trials.values())} trials ({counts}) in {cli.clock(document['seconds'])}: trial {best['trial']}",
-        "",
-        f"{cli.title(cli.MEASURES[unit])} over {document['scored_cells']:,} hidden cells of the test rows, "
-        f"{cli.UNITS[unit]}:",
-        *(f"  {name:<16}{'–' if value is None else f'{value:.4f}'}  {note}".rstrip() for name, value, note in ranked),
-        "",
-        f"settings: {', '.join(f'{path}={_short(value)}' for path, value in best['params'].items())}",
-        f"report:   {folder / 'report.html'}",
-        f"model:    {relative}",
-        f"use it:   python -m vadtune.impute {shlex.quote(str(relative))} TABLE -o FILLED",
-    ]
-    return "\n".join(cli.printable(line) for line in lines)
-
-
-def _parts(scores: Nested) -> str:
-    """The parts of the mean error of a table with codes."""
-    names = {"test_nrmse": "numbers", "test_error_rate": "categories"}
-    return ", ".join(f"{name} {scores[key]:.4f}" for key, name in names.items() if scores.get(key) is not None)
-
-
-def _short(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _is_image(args: argparse.Namespace) -> bool:

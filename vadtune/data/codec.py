@@ -106,6 +106,11 @@ class Codec:
         return np.concatenate([self.binaries, self.ordinals, self.one_hots])
 
     @cached_property
+    def is_coded(self) -> BoolArray:
+        """`(D,)` whether a column's values are codes."""
+        return np.array([column.form != "number" for column in self.columns])
+
+    @cached_property
     def n_levels(self) -> tuple[int, ...]:
         """Levels of each ordinal column."""
         return tuple(len(self.columns[j].codes) for j in self.ordinals)
@@ -174,10 +179,9 @@ class Codec:
             DataError: `truth` hides no cell.
         """
         each, counted = self.column_error(x_hat, truth), (~np.isnan(truth)).any(axis=0)
-        is_number = np.isin(np.arange(len(each)), self.numbers)
         error = _mean(each[counted])
         assert error is not None
-        return MixedError(error, _mean(each[counted & is_number]), _mean(each[counted & ~is_number]))
+        return MixedError(error, _mean(each[counted & ~self.is_coded]), _mean(each[counted & self.is_coded]))
 
     def column_error(self, x_hat: FloatArray, truth: FloatArray) -> Float64Array:
         """`(D,)` RMSE by range, or error rate; NaN for a column that hides no cell, or leaves a hole in one.

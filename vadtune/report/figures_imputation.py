@@ -5,7 +5,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from vadtune.report.evaluation import Cells, Evaluation, FloatArray, Mechanisms, RateCurve
-from vadtune.report.run import Run
+from vadtune.report.run import Calibration, Run
 from vadtune.report.theme import BEST, axis, drawing, label, upright
 from vadtune.report.trials import number, records, score
 
@@ -208,6 +208,32 @@ def draw_mechanisms(frame: pd.DataFrame, searched_with: str) -> go.Figure:
     names = [label(name.upper()[:24]) for name in frame["mechanism"]]
     x = axis(showgrid=False, tickvals=rows, ticktext=names, fixedrange=True)
     figure.update_layout(xaxis=x, yaxis=axis("test error", rangemode="tozero", fixedrange=True))
+    return figure
+
+
+def coverage_frame(found: Calibration) -> pd.DataFrame:
+    """`what` (intervals of numbers, or the likeliest codes), `promised` and `held`: shares of the hidden cells."""
+    rows = [("interval", float(level), share) for level, share in (found.coverage or {}).items()]
+    if found.accuracy is not None and found.confidence is not None:
+        rows.append(("category", found.confidence, found.accuracy))
+    return pd.DataFrame(rows, columns=["what", "promised", "held"])
+
+
+def draw_coverage(frame: pd.DataFrame) -> go.Figure:
+    """What was promised against what was held; on the line they are equal."""
+    figure = drawing(260)
+    line = {"color": "var(--muted)", "width": 1, "dash": "dot"}
+    figure.add_shape(type="line", x0=0, x1=1, y0=0, y1=1, line=line)
+    styles = (("interval", "intervals of numbers", "var(--c1)"), ("category", "categories", BEST))
+    for what, name, colour in styles:
+        mine = frame[frame["what"] == what]
+        if len(mine):
+            x, y = (mine[column].to_numpy(np.float32) for column in ("promised", "held"))
+            hover = f"{name}: promised %{{x:.0%}}, held %{{y:.1%}}<extra></extra>"
+            style = {"marker": {"size": 9, "color": colour}, "line": {"color": colour, "width": 2}}
+            figure.add_trace(go.Scatter(x=x, y=y, mode="lines+markers", name=name, hovertemplate=hover, **style))
+    share = {"range": [0, 1.02], "tickformat": ".0%"}
+    figure.update_layout(xaxis=axis("promised", **share), yaxis=axis("held", **share))
     return figure
 
 

@@ -39,6 +39,7 @@ class DatasetInfo(_Read):
     sha256: str = ""
     n_rows: int = 0
     n_features: int = 0
+    n_unknown: int = 0
     unit: Literal["pixel", "sd", "mixed"] = "sd"
     image_shape: tuple[int, int] | None = None
     columns: tuple[ColumnInfo, ...] = ()
@@ -99,6 +100,17 @@ class _Scored(_Read):
         return values | {key: value for key, value in found.items() if value is not None}
 
 
+class Calibration(_Read):
+    """How often intervals hold hidden numbers, by level; how often the likeliest codes are right."""
+
+    n_numbers: int = 0
+    coverage: dict[str, float] | None = None
+    crps: float | None = None
+    n_codes: int = 0
+    accuracy: float | None = None
+    confidence: float | None = None
+
+
 class BestInfo(_Scored):
     """The winner; `test_rmse_repeats` are test scores of the same params under other seeds, where there are any."""
 
@@ -111,6 +123,8 @@ class BestInfo(_Scored):
     observed_rmse: float | None = None
     all_rmse: float | None = None
     artifact: str | None = None
+    calibration: Calibration | None = None
+    refitted: bool = False
     is_complete: bool = True
     test_rmse_repeats: tuple[float, ...] = ()
 
@@ -130,6 +144,7 @@ class Summary(_Read):
 
     best: BestInfo | None = None
     baselines: dict[str, BaselineInfo] = {}
+    scored_cells: int | None = None
     seconds: float | None = None
     seconds_by_phase: dict[str, float] = {}
 

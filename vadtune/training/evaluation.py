@@ -151,16 +151,15 @@ def cells(artifact: Artifact, x_hat: FloatArray, holdout: Holdout, seed: int, n_
     truth, imputed = inverse(holdout.truth), inverse(x_hat)
     row, column = np.nonzero(~np.isnan(holdout.truth))
     pick = rng.permutation(len(row))[:n_cells]
-    pick = pick[np.isin(column[pick], codec.numbers)]
+    pick = pick[~codec.is_coded[column[pick]]]
     row, column = row[pick], column[pick]
     errors, rates = column_errors(imputed, truth), codec.column_error(x_hat, holdout.truth)
-    is_coded = np.isin(np.arange(truth.shape[1]), codec.coded)
     return {
         "cell_column": column,
         "cell_truth": truth[row, column],
         "cell_imputed": imputed[row, column],
-        "column_rmse": np.where(is_coded, rates, errors.rmse),
-        "column_mae": np.where(is_coded, rates, errors.mae),
+        "column_rmse": np.where(codec.is_coded, rates, errors.rmse),
+        "column_mae": np.where(codec.is_coded, rates, errors.mae),
         "column_observed_sample": inverse(holdout.rows.x[rng.permutation(len(x_hat))[:1000]]),
     }
 

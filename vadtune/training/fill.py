@@ -25,16 +25,27 @@ class Filler:
     Args:
         artifact: The model.
         n_draws: How many completed tables to draw; 0 gives one with the best estimates.
-        with_std: Whether to give the standard deviation of each cell as well, 0 where it is known.
+        with_std: Whether to give the standard deviation of each cell as well, 0 where it is known; of a code, the
+            chance that another one is right.
+        deviations: Give as many further tables, each cell so many standard deviations above its best estimate.
         seed: Of the draws.
     """
 
-    def __init__(self, artifact: Artifact, n_draws: int = 0, *, with_std: bool = False, seed: int = 0) -> None:
+    def __init__(
+        self,
+        artifact: Artifact,
+        n_draws: int = 0,
+        *,
+        with_std: bool = False,
+        deviations: Sequence[float] = (),
+        seed: int = 0,
+    ) -> None:
         self.artifact = artifact
         self.columns = artifact.columns
         self.missing = artifact.missing
         self.rngs = [np.random.default_rng([seed, k]) for k in range(n_draws)]
-        self.std_rng = np.random.default_rng([seed, n_draws, 1]) if with_std else None
+        self.with_std, self.deviations = with_std, tuple(deviations)
+        self.std_rng = np.random.default_rng([seed, n_draws, 1]) if with_std or deviations else None
         self.n_filled = 0
 
     def positions(self, names: Sequence[str], source: str) -> list[int]:
@@ -42,19 +53,19 @@ class Filler:
         return self.artifact.positions(names, source)
 
     def __call__(self, table: Table) -> list[FloatArray]:
-        """Complete rows: one `(N, D)` array for each draw or one of estimates, then perhaps the standard deviations."""
+        """Complete rows: `(N, D)` for each draw or one of estimates, ends of intervals, perhaps standard deviations."""
         x = self.artifact.match(table)
         unknown = np.isnan(x)
         rows = unknown.any(1)
         self.n_filled += int(unknown.sum())
         found = self._estimates(x[rows]) if rows.any() else []
         filled: list[FloatArray] = []
-        for number in range(max(1, len(self.rngs))):
+        for number in range(max(1, len(self.rngs)) + len(self.deviations)):
             values = x.astype(np.float64)
             if found:
                 values[unknown] = self.artifact.finish(found[number])[unknown[rows]]
             filled.append(values)
-        if self.std_rng is not None:
+        if self.with_std:
             std = np.zeros(x.shape)
             if found:
                 std[unknown] = found[-1][unknown[rows]]
@@ -70,8 +81,11 @@ class Filler:
         found = [self._draw(posterior, rng) for rng in self.rngs] or [artifact.decode(posterior).cpu().numpy()]
         units = [artifact.scaler.inverse(values) for values in found]
         if self.std_rng is not None:
-            best = artifact.scaler.inverse(artifact.decode(posterior).cpu().numpy())
-            units.append(artifact.scaler.spread(std_of_cells(artifact, posterior, self.std_rng), best))
+            best = artifact.decode(posterior).cpu().numpy()
+            std = std_of_cells(artifact, posterior, self.std_rng)
+            wide = np.where(artifact.model.codec.is_coded, 0.0, std)
+            units += [artifact.scaler.inverse(best + number * wide) for number in self.deviations]
+            units.append(artifact.scaler.spread(std, artifact.scaler.inverse(best)))
         return units
 
     @torch.no_grad()

@@ -12,8 +12,10 @@ from vadtune.data.metrics import rmse
 from vadtune.data.splits import DataConfig, Holdout, Scaler, column_range, hold_out, split_rows, target_masks
 from vadtune.data.tables import BoolArray, FloatArray, IntArray, Table
 from vadtune.errors import ConfigError, DataError
+from vadtune.models.objective import Posterior
 from vadtune.settings import Nested, parse
 from vadtune.training.artifact import Artifact
+from vadtune.training.calibration import calibration
 from vadtune.training.evaluation import score
 from vadtune.training.run import as_tensor
 
@@ -87,9 +89,16 @@ class RateResult:
         if n_hidden:
             found = asdict(score(self.x_hat, self.holdout, column_range))
             return result | found | {"mse": None if found["rmse"] is None else found["rmse"] ** 2}
-        seen = np.isin(np.arange(self.x_hat.shape[1]), self.codec.numbers) & (~np.isnan(self.holdout.rows.x)).any(0)
+        seen = ~self.codec.is_coded & (~np.isnan(self.holdout.rows.x)).any(0)
         observed = rmse(self.x_hat[:, seen], self.holdout.rows.x[:, seen]) if seen.any() else None
         return result | NOT_SCORED | {"observed_rmse": observed, "all_rmse": observed}
+
+    def calibration(self, artifact: Artifact) -> Nested:
+        """Whether the model is as sure as it should be; None where no cell is hidden."""
+        if not (~np.isnan(self.holdout.truth)).any():
+            return {"calibration": None}
+        posterior = Posterior(as_tensor(self.latents), None)
+        return {"calibration": calibration(artifact, posterior, self.x_hat, self.holdout)}
 
     @property
     def codec(self) -> Codec:
@@ -143,7 +152,7 @@ def _fixed(table: Table, config: DataConfig, missing_rate: float) -> BoolArray:
     Raises:
         ConfigError: The mechanism looks at the values, which differ from row to row.
     """
-    if config.mechanism.kind in ("mar", "mnar"):
+    if config.mechanism.kind in ("mar", "mnar", "pattern"):
         raise ConfigError(f"--mask fixed hides the same columns of every row: {config.mechanism.kind} cannot.")
     one_row = np.zeros((1, table.n_features))
     rng = np.random.default_rng(config.seed)

@@ -19,6 +19,7 @@ from vadtune.models.base import Model
 from vadtune.models.objective import Posterior
 from vadtune.settings import Nested
 from vadtune.training.artifact import Artifact, save_artifact
+from vadtune.training.calibration import calibration
 from vadtune.training.config import TrialConfig
 from vadtune.training.evaluation import (
     RATES,
@@ -33,6 +34,7 @@ from vadtune.training.evaluation import (
     reconstruct_each,
     score,
 )
+from vadtune.training.fitting import fit_on_all
 from vadtune.training.run import as_tensor, load_best_model
 from vadtune.tuning.baselines import BaselineResult
 from vadtune.tuning.storage import Storage
@@ -62,6 +64,7 @@ class Problem:
             "n_rows": self.table.n_rows,
             "n_features": self.table.n_features,
             "unit": self.table.unit,
+            "n_unknown": int(np.isnan(self.table.values).sum()),
             "n_train": train,
             "n_validation": validation,
             "n_test": test,
@@ -93,21 +96,26 @@ def validation_name(unit: str) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Tested:
-    """A model and what it made of the test rows: posteriors, reconstruction `(N, D)` in scaled units, scores."""
+    """A model and what it made of the test rows: posteriors, reconstruction `(N, D)` in scaled units, scores.
+
+    `calibration` is whether it is as sure as it should be: see `training.calibration`.
+    """
 
     artifact: Artifact
     posterior: Posterior
     x_hat: FloatArray
     scores: Scores
+    calibration: Nested
 
 
 @dataclass(frozen=True, eq=False)
 class Winner:
-    """An exported trial."""
+    """An exported trial; `is_refitted` where the exported model has seen all rows, and `tested` is one that has not."""
 
     trial: BestTrial
     tested: Tested
     folder: Path
+    is_refitted: bool = False
 
 
 def export_trial(trial: BestTrial, storage: Storage, problem: Problem, folder: Path) -> Winner:
@@ -139,8 +147,36 @@ def scored(config: TrialConfig, model: Model, problem: Problem, metrics: Nested)
     posterior = artifact.posterior(as_tensor(splits.test.rows.x))
     x_hat = artifact.decode(posterior).cpu().numpy()
     scores = score(x_hat, splits.test, splits.column_range)
-    tested = {f"test_{name}": value for name, value in asdict(scores).items()}
-    return Tested(replace(artifact, metrics=metrics | tested), posterior, x_hat, scores)
+    found = calibration(artifact, posterior, x_hat, splits.test)
+    tested = {f"test_{name}": value for name, value in asdict(scores).items()} | {"test_calibration": found}
+    return Tested(replace(artifact, metrics=metrics | tested), posterior, x_hat, scores, found)
+
+
+def refit(winner: Winner, problem: Problem, device: str) -> Winner:
+    """Train a winner's settings again on every observed cell of every row, as long as it took to its best epoch.
+
+    The scores beside it stay those of the winner itself, which has not seen what it was scored on: nothing is left to
+    score the new one.
+
+    Raises:
+        NoUsableTrial: The training diverged.
+    """
+    tested = winner.tested
+    artifact = fit_on_all(tested.artifact.config, problem.table, device, winner.trial.epoch or None)
+    about = tested.artifact.dataset | {"refitted": True}
+    again = replace(artifact, dataset=about, metrics=tested.artifact.metrics | {"refitted": True})
+    save_artifact(again, winner.folder)
+    return replace(winner, is_refitted=True)
+
+
+def is_to_be_refitted(problem: Problem, *, asked: bool | None) -> bool:
+    """Whether the winner is: if asked for, or else where the table has holes of its own, which are to be filled.
+
+    Never where a file brings its own split: its test rows are to stay unseen.
+    """
+    if problem.table.given is not None:
+        return False
+    return bool(np.isnan(problem.table.values).any()) if asked is None else asked
 
 
 def score_baselines(results: Mapping[str, BaselineResult], splits: Splits) -> Nested:
@@ -180,6 +216,8 @@ def summarise_winner(winner: Winner) -> Nested:
         "observed_rmse": scores.observed_rmse,
         "all_rmse": scores.all_rmse,
         **mixed_scores(scores),
+        "calibration": winner.tested.calibration,
+        "refitted": winner.is_refitted,
         "is_complete": winner.trial.is_complete,
         "epoch": winner.trial.epoch,
         "artifact": str(winner.folder),

@@ -27,7 +27,7 @@ def describe_run(command: str, plan: Plan, problem: Problem) -> Nested:
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": versions(),
         "dataset": {
-            **{key: about[key] for key in ("name", "source", "sha256", "n_rows", "n_features", "unit")},
+            **{key: about[key] for key in ("name", "source", "sha256", "n_rows", "n_features", "n_unknown", "unit")},
             "image_shape": table.image_shape,
             "columns": [{"name": column.name, "kind": column.kind} for column in table.columns],
         },
