@@ -85,14 +85,12 @@ def codes_of(cells: "pd.Series[Any]", levels: Sequence[Level]) -> FloatArray:
     import pandas as pd
 
     is_text = any(isinstance(level, str) for level in levels)
-    plain = cells.astype("object")
-    unknown = cells.isna().to_numpy()
-    keys = [str(cell) if is_text else _as_number(cell) for cell in plain.where(~unknown, None)]
-    index = pd.Index([level if is_text else _as_number(level) for level in levels], dtype="object")
-    codes = index.get_indexer(pd.Index(keys, dtype="object")).astype(np.float64)
-    codes[codes < 0] = len(levels)
-    codes[unknown] = np.nan
-    return codes
+    number, found = pd.factorize(cells.astype("object"))
+    keys = [str(cell) if is_text else _as_number(cell) for cell in found]
+    wanted = [level if is_text else _as_number(level) for level in levels]
+    place = pd.Index(wanted, dtype="object").get_indexer(pd.Index(keys, dtype="object"))
+    codes = np.append(np.where(place < 0, len(levels), place), np.nan)  # the last is that of unknown cells
+    return codes[number]
 
 
 def recode(values: FloatArray, column: Column, known: Column, source: str) -> FloatArray:
