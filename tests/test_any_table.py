@@ -17,6 +17,7 @@ from vadtune.data.frames import from_frame
 from vadtune.data.splits import DataConfig, split
 from vadtune.data.tables import read_table
 from vadtune.impute import main
+from vadtune.imputer import VADImputer
 from vadtune.settings import merge, parse
 from vadtune.training.artifact import load_artifact
 from vadtune.training.fill import Filler
@@ -279,3 +280,17 @@ def test_a_model_loads_without_the_table_it_was_trained_on(model, tmp_path):
     folder, _ = model
     shutil.copytree(folder, tmp_path / "moved")
     assert load_artifact(tmp_path / "moved").missing == ("?",)
+
+
+@pytest.mark.parametrize("make", TABLES, ids=lambda make: make.__name__)
+def test_an_estimator_fills_a_dataframe_of_any_columns(make):
+    frame = holed(make())
+    imputer = VADImputer(n_epochs=2, hidden_dim=8, latent_dim=2, keep_empty_features=True, random_state=0)
+    filled = imputer.set_output(transform="pandas").fit(frame).transform(frame.iloc[::-1])[::-1]
+    assert filled.dtypes.equals(frame.dtypes)
+    assert filled.index.equals(frame.index)
+    assert not filled.isna().any().any()
+    for name in frame:
+        known = frame[name].notna().to_numpy()
+        assert filled[name][known].tolist() == frame[name][known].tolist()
+    assert -1.5 < imputer.score(frame) < 0

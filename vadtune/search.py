@@ -353,7 +353,12 @@ def _write_summary(folder: Path, document: Nested) -> None:
 
 
 def _say_begin(problem: "Problem", plan: "Plan") -> None:
+    from vadtune.data.kinds import skewed
+
     about, table = problem.describe(), problem.table
+    tails = ",".join(skewed(table)[:5]) if table.image_shape is None else ""
+    if tails:
+        cli.say(f"long tails of positive numbers: --positive {shlex.quote(tails)} would model their logarithms")
     rate = problem.config.missing_rate
     cli.say(
         f"{table.name}: {table.n_rows:,} rows x {table.n_features} columns ({table.source})",

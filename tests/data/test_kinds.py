@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from vadtune.data.datasets import load, table_file
 from vadtune.data.declared import Declared, beside
 from vadtune.data.frames import from_frame, from_frame_as, to_frame
+from vadtune.data.kinds import skewed
 from vadtune.data.tables import Column, read_table
 from vadtune.errors import ConfigError, DataError
 
@@ -204,3 +205,10 @@ def test_any_frame_comes_back_from_its_table(data):
     for name in frame:
         for before, after in zip(frame[name], again[name], strict=True):
             assert (pd.isna(before) and pd.isna(after)) or before == after
+
+
+def test_a_long_tail_of_positive_numbers_is_seen():
+    rng = np.random.default_rng(0)
+    normal = rng.normal(0, 1, 500)
+    frame = pd.DataFrame({"income": np.exp(2 * normal), "height": 170 + normal, "signed": normal**3, "few": 1.0})
+    assert skewed(from_frame(frame, "t", "test")) == ["income"]

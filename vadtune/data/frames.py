@@ -87,7 +87,8 @@ def new_cells(cells: "pd.Series[Any]", unknown: BoolArray, values: FloatArray, c
     new = _with_dtype(values[unknown], column, cells.index[unknown])
     if isinstance(cells.dtype, pd.CategoricalDtype):
         missing = [level for level in pd.unique(new) if level not in cells.cat.categories]
-        filled = cells.cat.add_categories(missing)
+        # To add no category may change what they are made of.
+        filled = cells.cat.add_categories(missing) if missing else cells.copy()
         filled[unknown] = new.astype(filled.dtype)
         return filled
     if cells.isna().all():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vadtune.data.declared import NOTHING, Declared
-from vadtune.data.tables import Column, FloatArray, Kind, Level
+from vadtune.data.tables import Column, FloatArray, Kind, Level, Table
 from vadtune.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ INEXACT = 2**53
 # More levels than this are an identifier or free text; each costs an output of the decoder.
 MAX_LEVELS = 200
 DAY_S = 86_400.0
+LONG_TAIL = 3.0  # a skewness: that of an exponential distribution is 2
 # How dates are written. Day and month first exclude each other, unless no day is above the 12th.
 DATE_FORMATS = (
     "%Y-%m-%d",
@@ -125,6 +126,24 @@ def date_text(seconds: float, column: Column) -> str:
     """Seconds since 1970 as the column writes its dates."""
     date = datetime.datetime(1970, 1, 1) + datetime.timedelta(seconds=seconds)
     return date.strftime(column.format) if column.format else date.isoformat(" ")
+
+
+def skewed(table: Table) -> list[str]:
+    """Columns of positive numbers with a long tail, of which the logarithm has none: candidates for `positive`."""
+    found = []
+    for column, values in zip(table.columns, table.values.T, strict=True):
+        known = values[~np.isnan(values)]
+        if column.kind == "numeric" and known.size >= 50 and known.min() > 0:
+            tail, of_logarithm = _skewness(known), _skewness(np.log(known))
+            if tail > LONG_TAIL and abs(of_logarithm) < tail / LONG_TAIL:
+                found.append(column.name)
+    return found
+
+
+def _skewness(values: FloatArray) -> float:
+    """The third standardised moment, 0 of a constant."""
+    centred = (values - values.mean()) / (values.std() or 1.0)
+    return float(np.mean(centred**3))
 
 
 def _typed(cells: "pd.Series[Any]") -> "pd.Series[Any]":
