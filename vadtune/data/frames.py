@@ -130,9 +130,13 @@ def _levels(cells: "pd.Series[Any]", column: Column) -> "pd.Series[Any]":
 
     if column.dtype == "category":
         return cells.astype(pd.CategoricalDtype(list(column.levels), ordered=column.kind == "ordinal"))
+    dtype: Any = column.dtype
     if column.is_text:
-        return cells.astype(column.dtype if column.dtype in ("object", "str") else "string")
-    return pd.to_numeric(cells).astype(column.dtype if cells.notna().all() else "Float64")
+        dtype = dtype if dtype in ("object", "str") else "string"
+        texts: pd.Series[Any] = cells.astype(dtype)
+        return texts
+    numbers: pd.Series[Any] = pd.to_numeric(cells).astype(dtype if cells.notna().all() else "Float64")
+    return numbers
 
 
 def _dates(values: FloatArray, column: Column, index: "pd.Index[Any] | None") -> "pd.Series[Any]":
@@ -143,7 +147,7 @@ def _dates(values: FloatArray, column: Column, index: "pd.Index[Any] | None") ->
     if column.format:
         return dates.dt.strftime(column.format).astype("string")
     zone = column.dtype.partition(",")[2].strip(" ]")
-    unit = column.dtype.partition("[")[2].partition("]")[0].partition(",")[0] or "us"
+    unit: Any = column.dtype.partition("[")[2].partition("]")[0].partition(",")[0] or "us"
     return dates.dt.as_unit(unit) if not zone else dates.dt.as_unit(unit).dt.tz_localize("UTC").dt.tz_convert(zone)
 
 

@@ -239,7 +239,8 @@ def _numbers(cells: "pd.Series[Any]", name: str, source: str, declared: Declared
     _check_range(values, name, source, low, high)
     if name in declared.positive:
         _check_positive(values, name, source)
-        kind, known_as = "positive", "float64" if kind != "numeric" else known_as
+        known_as = known_as if kind == "numeric" else "float64"
+        kind = "positive"
     if name in declared.numeric:
         kind, known_as = "numeric", known_as if types.is_float_dtype(cells.dtype) else "float64"
     return Column(name, kind, known_as.removesuffix("[pyarrow]"), low=low, high=high), values
