@@ -9,6 +9,7 @@ import pytest
 from tests.small_runs import SETTINGS, fitted, make_run, wine
 from tests.test_any_table import holed, tips
 from vadtune.data.frames import from_frame
+from vadtune.data.problem import Problem
 from vadtune.data.splits import DataConfig, split
 from vadtune.errors import ArtifactError, ConfigError
 from vadtune.evaluate import main as evaluate
@@ -16,7 +17,7 @@ from vadtune.settings import parse
 from vadtune.training.artifact import load_artifact
 from vadtune.training.config import TrialConfig
 from vadtune.training.decoder_export import add_torch
-from vadtune.tuning.conclude import Problem, export_model, export_trial, is_to_be_refitted, refit, summarise_winner
+from vadtune.tuning.conclude import export_model, export_trial, is_to_be_refitted, refit, summarise_winner
 from vadtune.tuning.past_run import open_run
 from vadtune.tuning.study import BestTrial
 

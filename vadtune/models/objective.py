@@ -62,6 +62,12 @@ class Posterior:
         noise = torch.empty_like(self.mean).normal_(generator=rng)
         return torch.addcmul(self.mean, torch.exp(0.5 * self.log_var), noise)
 
+    def split(self, n_rows: int) -> list["Posterior"]:
+        """The same rows in parts of so many."""
+        means = self.mean.split(n_rows)
+        log_vars = [None] * len(means) if self.log_var is None else self.log_var.split(n_rows)
+        return [Posterior(mean, log_var) for mean, log_var in zip(means, log_vars, strict=True)]
+
     def kl(self) -> Float[Tensor, " N"]:
         """KL(q || N(0, 1)) of each row in nats; 0 for a point, whose density has no KL to the prior."""
         if self.log_var is None:

@@ -25,7 +25,7 @@ def calibration(artifact: Artifact, posterior: Posterior, x_hat: FloatArray, hol
 
     Args:
         artifact: The model.
-        posterior: Of the rows, without variances.
+        posterior: Of the rows.
         x_hat: The best estimates `(N, D)`, scaled.
         holdout: The rows and what is hidden of them.
 
@@ -38,8 +38,7 @@ def calibration(artifact: Artifact, posterior: Posterior, x_hat: FloatArray, hol
     """
     codec = artifact.model.codec
     x = as_tensor(holdout.rows.x)
-    weight = next(artifact.model.parameters())
-    wide = with_curvature(artifact.model, x, Posterior(posterior.mean.to(weight), None))
+    wide = with_curvature(artifact.model, x, posterior)
     std = std_of_cells(artifact, wide, np.random.default_rng(0))
     hidden = ~np.isnan(holdout.truth)
     numbers, codes = np.zeros_like(hidden), np.zeros_like(hidden)

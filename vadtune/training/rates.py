@@ -75,12 +75,18 @@ class TestRows:
 
 @dataclass(frozen=True, eq=False)
 class RateResult:
-    """One missing rate: the rows, the reconstruction of all their cells, and the latents behind it; scaled units."""
+    """One missing rate: the rows, the reconstruction of all their cells, and the posteriors behind it; scaled units."""
 
     missing_rate: float
     holdout: Holdout
     x_hat: FloatArray
-    latents: FloatArray
+    posterior: Posterior
+
+    @property
+    def latents(self) -> FloatArray:
+        """The posterior means `(N, L)`."""
+        means: FloatArray = self.posterior.mean.cpu().numpy()
+        return means
 
     def scores(self, column_range: FloatArray) -> Nested:
         """All scores by name; those over hidden cells are None where no cell is hidden."""
@@ -97,8 +103,7 @@ class RateResult:
         """Whether the model is as sure as it should be; None where no cell is hidden."""
         if not (~np.isnan(self.holdout.truth)).any():
             return {"calibration": None}
-        posterior = Posterior(as_tensor(self.latents), None)
-        return {"calibration": calibration(artifact, posterior, self.x_hat, self.holdout)}
+        return {"calibration": calibration(artifact, self.posterior, self.x_hat, self.holdout)}
 
     @property
     def codec(self) -> Codec:
@@ -141,8 +146,8 @@ def over_rates(
         holdouts = [rows.holdout(rate, mode) for rate in together]
         posterior = artifact.posterior(as_tensor(np.concatenate([holdout.rows.x for holdout in holdouts])))
         x_hat = np.split(artifact.decode(posterior).cpu().numpy(), len(together))
-        latents = np.split(posterior.mean.cpu().numpy(), len(together))
-        for result in zip(together, holdouts, x_hat, latents, strict=True):
+        posteriors = posterior.split(rows.rows.size)
+        for result in zip(together, holdouts, x_hat, posteriors, strict=True):
             yield RateResult(*result)
 
 

@@ -9,11 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from vadtune.data.datasets import load, table_file
-from vadtune.data.declared import beside
-from vadtune.data.masks import Block, Mar, Mcar, Mnar
-from vadtune.data.splits import DataConfig, Holdout, Splits, split
-from vadtune.data.tables import FloatArray, Table
+from vadtune.data.masks import Block, Mar, Mcar, Mnar, Pattern
+from vadtune.data.problem import Problem
+from vadtune.data.splits import Holdout, Splits
+from vadtune.data.tables import FloatArray
 from vadtune.errors import ConfigError
 from vadtune.models.base import Model
 from vadtune.models.objective import Posterior
@@ -44,49 +43,6 @@ from vadtune.tuning.study import BestTrial
 MAX_CURVE_ROWS = 150
 N_PICTURES = 10
 GALLERY_RATES = (0.3, 0.5, 0.8)
-
-
-@dataclass(frozen=True, eq=False)
-class Problem:
-    """A table, what is hidden in it, and its splits."""
-
-    table: Table
-    config: DataConfig
-    splits: Splits
-
-    def describe(self) -> Nested:
-        """What an artifact says about the table it was trained on."""
-        train, validation, test = (len(part) for part in self.splits.indices)
-        return {
-            "name": self.table.name,
-            "source": self.table.source,
-            "sha256": self.table.sha256,
-            "n_rows": self.table.n_rows,
-            "n_features": self.table.n_features,
-            "unit": self.table.unit,
-            "n_unknown": int(np.isnan(self.table.values).sum()),
-            "n_train": train,
-            "n_validation": validation,
-            "n_test": test,
-            "hidden": self.config.model_dump(mode="json"),
-        }
-
-
-def load_problem(config: DataConfig, data_dir: Path) -> Problem:
-    """Load the table, split its rows and hide cells.
-
-    What a TOML file beside the table says of its columns becomes part of the settings.
-    """
-    table, config = load_table(config, data_dir)
-    return Problem(table, config, split(table, config))
-
-
-def load_table(config: DataConfig, data_dir: Path) -> tuple[Table, DataConfig]:
-    """The table of the settings, and the settings with all that is declared of its columns."""
-    file = table_file(config.dataset, data_dir)
-    if file is not None:
-        config = config.model_copy(update={"columns": beside(file, config.columns)})
-    return load(config.dataset, data_dir=data_dir, declared=config.columns), config
 
 
 def validation_name(unit: str) -> str:
@@ -287,7 +243,7 @@ def _curves(artifact: Artifact, problem: Problem) -> Arrays:
 def _hidden_by_each(known: FloatArray, problem: Problem) -> Iterator[tuple[str, Holdout]]:
     config = problem.config
     rate = config.test_missing_rate if config.test_missing_rate is not None else config.missing_rate
-    for mechanism in (Mcar(), Mar(), Mnar(), Block()):
+    for mechanism in (Mcar(), Mar(), Mnar(), Block(), Pattern()):
         try:
             yield mechanism.kind, hide(known, mechanism, rate, config.seed, problem.table.image_shape)
         except ConfigError:
