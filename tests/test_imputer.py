@@ -267,7 +267,7 @@ def test_wrong_parameters_are_named_all_at_once():
         ([[1.0, np.inf], [2.0, 3.0]], "column 'x1' holds inf in row 0"),
         (pd.DataFrame({"a": [1.0, -np.inf]}), "column 'a' holds -inf in row 1"),
         ([[np.nan], [np.nan]], "not one cell is observed"),
-        (pd.DataFrame({"a": ["1.5", "high"]}), "column 'a' holds text"),
+        (pd.DataFrame({"a": ["1.5", "2", "high"]}), "column 'a' holds text"),
         (pd.DataFrame([[1, 2]], columns=["a", "a"]), "more than one column is named 'a'"),
         (np.array([[2**60, 1]]), "identifiers"),
     ],

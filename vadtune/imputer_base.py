@@ -14,10 +14,10 @@ from sklearn.utils import check_random_state
 from sklearn.utils._set_output import _get_output_config
 from sklearn.utils.validation import FLOAT_DTYPES, _check_feature_names_in, check_is_fitted, validate_data
 
+from vadtune.data.frames import from_frame, from_frame_as
 from vadtune.data.interchange import as_frame, fill_frame, from_matrix, plain_array, to_polars
 from vadtune.data.masks import mcar
-from vadtune.data.metrics import rmse
-from vadtune.data.tables import BoolArray, FloatArray, Table, check_names, from_frame
+from vadtune.data.tables import BoolArray, Column, FloatArray, Table, check_names
 from vadtune.errors import DataError
 from vadtune.training.artifact import Artifact, save_artifact
 from vadtune.training.device import resolve_device
@@ -55,7 +55,8 @@ class Imputer(TransformerMixin, BaseEstimator, ABC):  # type: ignore[misc]  # sc
         """Learn from all observed cells.
 
         Args:
-            X: An array or DataFrame `(N, D)` of numbers; NaN, None, pd.NA and masked cells are unknown.
+            X: An array of numbers `(N, D)`, or a DataFrame of columns of any kind: NaN, None, pd.NA, NaT and masked
+                cells are unknown.
             y: Ignored.
 
         Raises:
@@ -89,11 +90,14 @@ class Imputer(TransformerMixin, BaseEstimator, ABC):  # type: ignore[misc]  # sc
         container = _get_output_config("transform", self)["dense"]
         if frame is None or container == "default":
             return self._as_array(values[:, kept].astype(_common_dtype(table)), table)
-        filled = self._as_frame(fill_frame(frame.iloc[:, kept], unknown[:, kept], values[:, kept]), table)
+        columns = [table.columns[j] for j in kept]
+        filled = self._as_frame(fill_frame(frame.iloc[:, kept], unknown[:, kept], values[:, kept], columns), table)
         return to_polars(filled) if container == "polars" else filled
 
     def score(self, X: Any, y: Any = None) -> float:  # noqa: ARG002
         """How well hidden cells are found again: minus their RMSE, in standard deviations of the columns of `fit`.
+
+        (Of a table with codes, minus the mean error over its columns.)
 
         A fifth of the observed cells is hidden completely at random, always the same ones; 0 is perfect, -1 is about
         what column means reach.
@@ -104,8 +108,8 @@ class Imputer(TransformerMixin, BaseEstimator, ABC):  # type: ignore[misc]  # sc
         if not hidden.any():
             raise DataError("X: too few observed cells to hide some of them for a score.")
         seen = replace(table, values=np.where(hidden, np.nan, table.values), columns=self.artifact_.columns)
-        scale = self.artifact_.scaler.scale
-        return -rmse(self._filler()(seen)[0] / scale, np.where(hidden, table.values, np.nan) / scale)
+        transform, codec = self.artifact_.scaler.transform, self.artifact_.model.codec
+        return -codec.score(transform(self._filler()(seen)[0]), transform(np.where(hidden, table.values, np.nan)))
 
     def get_feature_names_out(self, input_features: Any = None) -> npt.NDArray[Any]:
         """Names of the columns that `transform` gives."""
@@ -133,7 +137,9 @@ class Imputer(TransformerMixin, BaseEstimator, ABC):  # type: ignore[misc]  # sc
         if frame is not None:
             check_names([str(column) for column in frame.columns], "X")
             validate_data(self, frame, reset=reset, skip_check_array=True)
-            return from_frame(frame, "X", "X"), frame
+            if reset:
+                return from_frame(frame, "X", "X"), frame
+            return self._known(frame), frame
         # Infinities are ours to refuse: with their column and row.
         values = validate_data(
             self,
@@ -144,6 +150,15 @@ class Imputer(TransformerMixin, BaseEstimator, ABC):  # type: ignore[misc]  # sc
             ensure_min_samples=self.MIN_ROWS if reset else 1,
         )
         return from_matrix(values, [f"x{j}" for j in range(values.shape[1])], "X"), None
+
+    def _known(self, frame: Any) -> Table:
+        """The DataFrame in the codes of the one that `fit` saw; a column that was empty there may hold anything."""
+        known = iter(self.artifact_.columns)
+        columns = [
+            Column(str(name), "numeric", "float64") if is_empty else next(known)
+            for name, is_empty in zip(frame.columns, self.is_empty_, strict=True)
+        ]
+        return from_frame_as(frame, columns, "X", "X")
 
     def _filler(self) -> Filler:
         # In float64, on a copy: there a row differs by 1e-12 standard deviations when other rows are beside it, since
