@@ -120,9 +120,9 @@ class Artifact:
 
         Numbers are averaged over the members, and so are the chances of codes, of which the likeliest is taken.
         """
-        expected = self.weight * self._expect(posterior)
+        expected = self.weight * self.expect(posterior)
         for member in self.others:
-            expected = expected + member.weight * member._expect(member.posterior(x))
+            expected = expected + member.weight * member.expect(member.posterior(x))
         return self.model.values(expected)
 
     def posterior(self, x: Float[Tensor, "N D"]) -> Posterior:
@@ -133,10 +133,11 @@ class Artifact:
     @torch.no_grad()
     def decode(self, posterior: Posterior) -> Float[Tensor, "N D"]:
         """The estimates at this model's posterior means."""
-        return self.model.values(self._expect(posterior))
+        return self.model.values(self.expect(posterior))
 
     @torch.no_grad()
-    def _expect(self, posterior: Posterior) -> Float[Tensor, "N E"]:
+    def expect(self, posterior: Posterior) -> Float[Tensor, "N E"]:
+        """What this model's likelihood expects at the posterior means: numbers, and the chance of each code."""
         means = posterior.mean.split(self.config.infer.batch_size)
         return torch.cat([self.model.likelihood.expect(self.model.decoder(mean)) for mean in means])
 
@@ -217,7 +218,10 @@ def load_artifact(folder: Path, device: str = "cpu") -> Artifact:
     model = model.to(torch.device(device)).eval()
     metrics, weight = _read(folder / "metrics.json"), float(header.get("weight", 1.0))
     others = tuple(_load_member(folder, name, digest, device) for name, digest in header.get("members", {}).items())
-    return Artifact(model, config, scaler, columns, shape, dataset, metrics, others, weight)
+    first = Artifact(model, config, scaler, columns, shape, dataset, metrics, others, weight)
+    if any(other.columns != columns or other.scaler.to_dict() != scaler.to_dict() for other in others):
+        raise ArtifactError(f"{folder}: its members are of other tables. Export it again.")
+    return first
 
 
 def _load_member(folder: Path, name: str, digest: str, device: str) -> Artifact:

@@ -6,10 +6,19 @@ replacement, on rows that no member was trained on.
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import torch
 
+from vadtune.data.problem import Problem
 from vadtune.data.tables import FloatArray
+from vadtune.training.artifact import Artifact, save_artifact
+from vadtune.training.run import as_tensor
+from vadtune.tuning.conclude import Winner, load_trial, tested_on, validation_name
+from vadtune.tuning.storage import Storage
+from vadtune.tuning.study import BestTrial
 
 # As often as this, for each member wanted, the best addition is sought: how often one is taken is its weight.
 STEPS_A_MEMBER = 3
@@ -41,3 +50,40 @@ def choose(
             best, best_error = dict(chosen), errors[place]
     n_steps = sum(best.values())
     return {place: count / n_steps for place, count in best.items()}, best_error
+
+
+def export_ensemble(
+    trials: Sequence[BestTrial], storage: Storage, problem: Problem, folder: Path, n_members: int
+) -> Winner:
+    """Score and write the best trial, averaged with others where that is better on the validation rows.
+
+    Args:
+        trials: Candidates with a checkpoint, best first.
+        storage: Of their checkpoints.
+        problem: What they were trained on.
+        folder: Of the artifact to write.
+        n_members: How many trials to take at most.
+    """
+    candidates = [load_trial(trial, storage, problem) for trial in trials]
+    first, x = candidates[0].model, as_tensor(problem.splits.validation.rows.x)
+    outputs = [artifact.expect(artifact.posterior(x)).cpu().numpy() for artifact in candidates]
+
+    def error(expected: FloatArray) -> float:
+        values = first.values(torch.from_numpy(np.asarray(expected, np.float32)))
+        return first.codec.score(values.numpy(), problem.splits.validation.truth)
+
+    weights, value = choose(outputs, error, n_members)
+    alone = tested_on(candidates[0], problem)
+    if len(weights) == 1:
+        return Winner(trials[0], alone, save_artifact(alone.artifact, folder))
+    tested = tested_on(_join(candidates, weights, problem, value), problem)
+    members = {trials[place].number: weight for place, weight in weights.items()}
+    saved = save_artifact(tested.artifact, folder)
+    return Winner(trials[0], tested, saved, members=members, alone=alone.scores, value=value)
+
+
+def _join(candidates: Sequence[Artifact], weights: dict[int, float], problem: Problem, value: float) -> Artifact:
+    first, *others = (replace(candidates[place], weight=weight) for place, weight in weights.items())
+    about = {validation_name(problem.table.unit): value}
+    about["members"] = {str(member.metrics["trial"]): member.weight for member in (first, *others)}
+    return replace(first, others=tuple(others), metrics=first.metrics | about)
