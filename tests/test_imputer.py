@@ -165,7 +165,8 @@ def test_a_masked_array_an_object_array_and_nan_mean_the_same(low_rank):
 def test_empty_columns_are_left_out_or_filled_with_zero(low_rank):
     x = low_rank[1][:60].copy()
     x[:, 2] = np.nan
-    dropped = VADImputer(**SMALL).fit(x)
+    with pytest.warns(UserWarning, match=r"columns \['x2'\] have no observed cell"):
+        dropped = VADImputer(**SMALL).fit(x)
     assert dropped.transform(x).shape == (60, 11)
     assert "x2" not in dropped.get_feature_names_out()
     kept = VADImputer(**SMALL, keep_empty_features=True).fit(x)
@@ -259,6 +260,22 @@ def test_wrong_parameters_are_named_all_at_once():
         VADImputer(latent_dim=0, dropout=2.0, settings={"train.batchsize": 3}).fit([[1.0, 2.0]])
     for path in ("model.latent_dim", "model.decoder.dropout", "Did you mean train.batch_size?"):
         assert path in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("params", "words"),
+    [
+        ({"device": "gpu"}, "^device gpu: expected auto"),
+        ({"settings": ["train.schedule"]}, "give a dictionary"),
+        ({"settings": {"seed": 3}}, "give random_state"),
+        ({"random_state": -1}, "random_state is -1"),
+        ({"validation_share": "half"}, "validation_share is 'half'"),
+        ({"validation_share": 1.0}, r"in \[0, 1\)"),
+    ],
+)
+def test_a_wrong_parameter_is_told_by_its_name_here(params, words):
+    with pytest.raises(ConfigError, match=words):
+        VADImputer(**SMALL | params).fit([[1.0, 2.0]])
 
 
 @pytest.mark.parametrize(
