@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
+from vadtune.data.problem import Problem
 from vadtune.errors import ConfigError
 from vadtune.settings import Nested, read_json
 from vadtune.training.environment import hardware, versions
 from vadtune.tuning.baselines import BaselineResult
-from vadtune.tuning.conclude import Problem, Winner, score_baselines, summarise_winner, write_json
+from vadtune.tuning.conclude import Winner, score_baselines, summarise_winner, write_json
 from vadtune.tuning.past_run import FORMAT_VERSION
-from vadtune.tuning.preflight import check_folder
 from vadtune.tuning.runner import Outcome, Plan
 from vadtune.tuning.space import Space
 
@@ -51,12 +51,11 @@ def describe_run(command: str, plan: Plan, problem: Problem) -> Nested:
 
 
 def begin(folder: Path, settings: Nested, *, resume: bool) -> None:
-    """Make the run folder, or check that the run to resume is the same search.
+    """Write what the run is, or check that the run to resume is the same search.
 
     Raises:
         ConfigError: The run differs; every difference is shown.
     """
-    check_folder(folder)
     if resume:
         old = read_json(folder / "settings.json")
         if old.get("format_version") != FORMAT_VERSION:
