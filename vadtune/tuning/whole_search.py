@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
+from vadtune.data.problem import Problem
 from vadtune.data.splits import DataConfig, split
 from vadtune.data.tables import Table
 from vadtune.errors import ConfigError, DataError
@@ -19,7 +20,7 @@ from vadtune.training.config import TrainConfig, TrialConfig
 from vadtune.training.device import resolve_device
 from vadtune.training.fitting import fit_on_all
 from vadtune.tuning.cluster import Cluster
-from vadtune.tuning.conclude import Problem, evaluation_arrays, export_trial, write_arrays, write_json
+from vadtune.tuning.conclude import evaluation_arrays, export_trial, write_arrays, write_json
 from vadtune.tuning.past_run import open_run
 from vadtune.tuning.preflight import check_folder
 from vadtune.tuning.record import begin, describe_run, summarise
