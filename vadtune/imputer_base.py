@@ -1,7 +1,11 @@
 """What the estimators of `vadtune.imputer` share: scikit-learn's contract for imputers, around any model."""
 
 import copy
+import re
+import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -18,12 +22,14 @@ from vadtune.data.frames import from_frame, from_frame_as
 from vadtune.data.interchange import as_frame, fill_frame, from_matrix, plain_array, to_polars
 from vadtune.data.masks import mcar
 from vadtune.data.tables import BoolArray, Column, FloatArray, Table, check_names
-from vadtune.errors import DataError
+from vadtune.errors import ConfigError, DataError
 from vadtune.training.artifact import Artifact, save_artifact
 from vadtune.training.device import resolve_device
 from vadtune.training.fill import Filler
 
 SCORED_RATE = 0.2
+# Flags of the commands that have other names here than their own.
+NAMES = {"set": "settings", "trials": "n_trials", "concurrent": "n_jobs", "seed": "random_state"}
 
 
 class Imputer(TransformerMixin, BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn has no types
@@ -69,6 +75,7 @@ class Imputer(TransformerMixin, BaseEstimator, ABC):  # type: ignore[misc]  # sc
         if unknown.all():
             raise DataError("X: not one cell is observed. Give a table with some values.")
         self.is_empty_: BoolArray = np.all(unknown, axis=0)
+        self._warn_of_empty(table)
         self.indicator_ = MissingIndicator(error_on_new=False).fit(table.values) if self.add_indicator else None
         self.artifact_ = self._train(_columns(table, ~self.is_empty_))
         return self
@@ -160,11 +167,25 @@ class Imputer(TransformerMixin, BaseEstimator, ABC):  # type: ignore[misc]  # sc
         ]
         return from_frame_as(frame, columns, "X", "X")
 
+    def _warn_of_empty(self, table: Table) -> None:
+        names = [table.columns[j].name for j in np.flatnonzero(self.is_empty_)]
+        if names and not self.keep_empty_features:
+            warnings.warn(
+                f"X: columns {names} have no observed cell and are left out by transform; keep_empty_features=True "
+                "fills them with 0.",
+                UserWarning,
+                stacklevel=3,
+            )
+
     def _filler(self) -> Filler:
         # In float64, on a copy: there a row differs by 1e-12 standard deviations when other rows are beside it, since
         # kernels sum in another order; in float32 it is 2e-4.
-        device, _ = resolve_device(self.device)
+        device = self._resolve_device()
         return Filler(replace(self.artifact_, model=copy.deepcopy(self.artifact_.model).to(device).double()))
+
+    def _resolve_device(self) -> str:
+        with parameters_not_flags():
+            return resolve_device(self.device)[0]
 
     def _is_kept(self) -> BoolArray:
         return ~self.is_empty_ | bool(self.keep_empty_features)
@@ -184,8 +205,22 @@ class Imputer(TransformerMixin, BaseEstimator, ABC):  # type: ignore[misc]  # sc
 
     def _seed(self) -> int:
         if isinstance(self.random_state, int | np.integer):
+            if self.random_state < 0:
+                raise ConfigError(
+                    f"{type(self).__name__}: random_state is {self.random_state}: it should be 0 or more."
+                )
             return int(self.random_state)
         return int(check_random_state(self.random_state).randint(2**31 - 1))
+
+
+@contextmanager
+def parameters_not_flags() -> Iterator[None]:
+    """Tell of mistakes in the words of an estimator: what is a flag of the commands, `--n-x`, is `n_x` here."""
+    try:
+        yield
+    except ConfigError as error:
+        text = re.sub(r"--([a-z][a-z-]*)", lambda flag: NAMES.get(flag[1], flag[1].replace("-", "_")), str(error))
+        raise ConfigError(text) from None
 
 
 def _columns(table: Table, chosen: BoolArray) -> Table:

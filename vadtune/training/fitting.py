@@ -106,5 +106,6 @@ def _artifact(model: Model, config: TrialConfig, scaler: Scaler, table: Table, m
         "n_rows": table.n_rows,
         "n_features": table.n_features,
         "unit": table.unit,
+        "refitted": True,  # no rows are left to score it on
     }
     return Artifact(model.cpu().eval(), config, scaler, table.columns, table.image_shape, about, metrics)

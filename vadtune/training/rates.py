@@ -125,7 +125,9 @@ def choose_rows(
     Raises:
         DataError: Columns are missing.
     """
-    trained: DataConfig = parse(DataConfig, artifact.dataset.get("hidden"), "config.json: dataset.hidden")
+    # Of a model that was trained with nothing hidden, the masks are those of the default settings.
+    hidden = artifact.dataset.get("hidden", {"dataset": artifact.dataset["name"]})
+    trained: DataConfig = parse(DataConfig, hidden, "config.json: dataset.hidden")
     are_own = table.sha256 == artifact.dataset["sha256"]
     rows = split_rows(table, trained)[2] if are_own else np.arange(table.n_rows)
     over = {"mechanism": mechanism, "seed": seed}

@@ -1,5 +1,7 @@
 """A search from a table to a model, called from Python: what `vadtune.search` does, without the terminal."""
 
+import logging
+import shlex
 import tempfile
 import time
 from dataclasses import dataclass, replace
@@ -31,6 +33,8 @@ from vadtune.tuning.space import Space, default_space, find_space, load_space, m
 from vadtune.tuning.storage import open_storage
 from vadtune.tuning.study import best_trial, read_study
 from vadtune.tuning.trial_runs import TrialData, TrialRuns
+
+logger = logging.getLogger(__name__)
 
 HIDDEN_CELLS = 10  # of the validation and of the test rows, if there are rows enough
 LEAST_SHARE, MOST_SHARE = 0.1, 0.3
@@ -87,6 +91,9 @@ def search_and_refit(settings: SearchSettings, table: Table) -> Found:
     _check_end(settings)
     problem = _problem(settings, table)
     plan = _plan(settings, _space(settings))
+    logger.info(
+        "run folder: %s; watch it: python -m vadtune.report %s --live", plan.folder, shlex.quote(str(plan.folder))
+    )
     with Cluster(settings.address) as cluster:
         begin(plan.folder, describe_run("vadtune.SearchImputer", plan, problem), resume=False)
         data = TrialData(problem.splits.train.rows, problem.splits.validation)
