@@ -20,8 +20,8 @@ class Filler:
     """Fills the unknown cells of tables, part after part; how they are cut into parts does not matter.
 
     A draw is a latent from the row's posterior, decoded, and the model's observation noise added: multiple imputation
-    (Rubin 1987). The spread of a cell is the noise's variance and that of the decoder over the posterior together; of an
-    ensemble that of its best member.
+    (Rubin 1987). The spread of a cell is the noise's variance and that of the decoder over the posterior together;
+    of an ensemble that of its best member.
 
     Args:
         artifact: The model.

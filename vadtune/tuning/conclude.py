@@ -12,7 +12,7 @@ import numpy as np
 from vadtune.data.masks import Block, Mar, Mcar, Mnar, Pattern
 from vadtune.data.problem import Problem
 from vadtune.data.splits import Holdout, Splits
-from vadtune.data.tables import FloatArray
+from vadtune.data.tables import FloatArray, Table
 from vadtune.errors import ConfigError
 from vadtune.models.base import Model
 from vadtune.models.objective import Posterior
@@ -93,7 +93,7 @@ def export_trial(trial: BestTrial, storage: Storage, problem: Problem, folder: P
     Raises:
         ConfigError: The trial has no checkpoint.
     """
-    tested = tested_on(load_trial(trial, storage, problem), problem)
+    tested = score_artifact(load_trial(trial, storage, problem), problem)
     return Winner(trial, tested, save_artifact(tested.artifact, folder))
 
 
@@ -115,7 +115,7 @@ def load_trial(trial: BestTrial, storage: Storage, problem: Problem) -> Artifact
 
 def scored(config: TrialConfig, model: Model, problem: Problem, metrics: Nested) -> Tested:
     """Score a model on the test rows; its artifact's metrics are those given and the scores beside them."""
-    return tested_on(artifact_of(config, model, problem, metrics), problem)
+    return score_artifact(artifact_of(config, model, problem, metrics), problem)
 
 
 def artifact_of(config: TrialConfig, model: Model, problem: Problem, metrics: Nested) -> Artifact:
@@ -124,7 +124,7 @@ def artifact_of(config: TrialConfig, model: Model, problem: Problem, metrics: Ne
     return Artifact(model, config, scaler, table.columns, table.image_shape, problem.describe(), metrics)
 
 
-def tested_on(artifact: Artifact, problem: Problem) -> Tested:
+def score_artifact(artifact: Artifact, problem: Problem) -> Tested:
     """Score an artifact on the test rows, and add the scores to its metrics."""
     splits, x = problem.splits, as_tensor(problem.splits.test.rows.x)
     posterior = artifact.posterior(x)

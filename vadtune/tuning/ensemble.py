@@ -16,7 +16,7 @@ from vadtune.data.problem import Problem
 from vadtune.data.tables import FloatArray
 from vadtune.training.artifact import Artifact, save_artifact
 from vadtune.training.run import as_tensor
-from vadtune.tuning.conclude import Winner, load_trial, tested_on, validation_name
+from vadtune.tuning.conclude import Winner, load_trial, score_artifact, validation_name
 from vadtune.tuning.storage import Storage
 from vadtune.tuning.study import BestTrial
 
@@ -73,10 +73,10 @@ def export_ensemble(
         return first.codec.score(values.numpy(), problem.splits.validation.truth)
 
     weights, value = choose(outputs, error, n_members)
-    alone = tested_on(candidates[0], problem)
+    alone = score_artifact(candidates[0], problem)
     if len(weights) == 1:
         return Winner(trials[0], alone, save_artifact(alone.artifact, folder))
-    tested = tested_on(_join(candidates, weights, problem, value), problem)
+    tested = score_artifact(_join(candidates, weights, problem, value), problem)
     members = {trials[place].number: weight for place, weight in weights.items()}
     saved = save_artifact(tested.artifact, folder)
     return Winner(trials[0], tested, saved, members=members, alone=alone.scores, value=value)
@@ -84,6 +84,6 @@ def export_ensemble(
 
 def _join(candidates: Sequence[Artifact], weights: dict[int, float], problem: Problem, value: float) -> Artifact:
     first, *others = (replace(candidates[place], weight=weight) for place, weight in weights.items())
-    about = {validation_name(problem.table.unit): value}
-    about["members"] = {str(member.metrics["trial"]): member.weight for member in (first, *others)}
+    shares = {str(member.metrics["trial"]): member.weight for member in (first, *others)}
+    about = {validation_name(problem.table.unit): value, "members": shares}
     return replace(first, others=tuple(others), metrics=first.metrics | about)
