@@ -39,8 +39,9 @@ from vadtune.tuning.baselines import BaselineResult
 from vadtune.tuning.storage import Storage
 from vadtune.tuning.study import BestTrial
 
-# Curves over rates and mechanisms repeat the inference 13 times: enough rows for two digits are enough rows.
+# Curves over rates and mechanisms repeat the inference 13 times: enough cells for two digits are enough.
 MAX_CURVE_ROWS = 150
+MAX_CURVE_CELLS = 40_000
 N_PICTURES = 10
 GALLERY_RATES = (0.3, 0.5, 0.8)
 
@@ -224,7 +225,7 @@ def evaluation_arrays(tested: Tested, problem: Problem) -> Arrays:
     """What the figures of the report show, beyond the study."""
     table, splits, seed = problem.table, problem.splits, problem.config.seed
     artifact, test = tested.artifact, splits.test
-    known = complete(test)[:MAX_CURVE_ROWS]
+    known = complete(test)[: _n_curve_rows(problem)]
     labels = None if table.labels is None else table.labels[splits.indices[2]]
     numbers = splits.codec.numbers
     parts = [
@@ -256,10 +257,14 @@ def write_arrays(path: Path, arrays: Arrays) -> None:
     temporary.replace(path)
 
 
+def _n_curve_rows(problem: Problem) -> int:
+    return min(MAX_CURVE_ROWS, max(N_PICTURES, MAX_CURVE_CELLS // problem.table.n_features))
+
+
 def _curves(artifact: Artifact, problem: Problem) -> Arrays:
     """Errors over missing rates and over mechanisms, on the same rows, by one inference."""
     config, train = problem.config, problem.splits.train.rows.x
-    known = complete(problem.splits.test)[:MAX_CURVE_ROWS]
+    known = complete(problem.splits.test)[: _n_curve_rows(problem)]
     over_rates = [hide(known, config.mechanism, rate, config.seed, artifact.image_shape) for rate in RATES]
     over_mechanisms = dict(_hidden_by_each(known, problem))
     x_hats = reconstruct_each(artifact, [*over_rates, *over_mechanisms.values()])
