@@ -76,7 +76,13 @@ def parser() -> cli.Parser:
         "--address", metavar="ADDR", help="a running Ray cluster: auto or HOST:PORT (default: this machine)"
     )
     where.add_argument(
+        "--ship-code", action="store_true", help="send this vadtune to nodes of --address that have none, or another"
+    )
+    where.add_argument(
         "--storage", metavar="PATH", help="where checkpoints go: a folder or address that every node sees"
+    )
+    where.add_argument(
+        "--storage-url", metavar="URL", help="a study that several searches share: postgresql://USER@HOST/DATABASE"
     )
     result = made.add_argument_group("the result")
     result.add_argument(
@@ -132,7 +138,7 @@ def dry_run(args: argparse.Namespace) -> int:
 
 def search(args: argparse.Namespace, command: str) -> int:
     """Search, export, compare, report, print."""
-    from vadtune.tuning.cluster import Cluster
+    from vadtune.tuning.cluster import Cluster, shipment
     from vadtune.tuning.preflight import check_local_cpus
     from vadtune.tuning.record import begin, describe_run, summarise
 
@@ -141,11 +147,12 @@ def search(args: argparse.Namespace, command: str) -> int:
     if args.address is None:
         check_local_cpus(args.cpus_per_trial)
     space, sampler, scheduler = resolve_space(args, is_image=_is_image(args))
-    with Cluster(args.address) as cluster:
+    runtime_env = shipment(with_code=args.ship_code) if args.address is not None else None
+    with Cluster(args.address, runtime_env) as cluster:
         problem = load_problem(args)
         plan = make_plan(args, folder, space, sampler, scheduler)
         settings = describe_run(command, plan, problem)
-        begin(folder, settings, resume=args.resume)
+        begin(folder, settings, resume=args.resume, database=plan.database)
         _say_begin(problem, plan)
         with _baselines(problem) as baselines:
             outcome = _run(plan, problem, cluster)
@@ -160,6 +167,7 @@ def search(args: argparse.Namespace, command: str) -> int:
         _write_results(folder, winners[0], problem, document, brief=outcome.end == "interrupted")
     document["seconds"] = round(time.monotonic() - began, 1)
     _write_summary(folder, document)
+    _publish(plan, outcome)
     if args.json:
         cli.show_json(document)
     else:
@@ -179,14 +187,24 @@ def run_folder(args: argparse.Namespace) -> Path:
     safe = "".join(c if c.isascii() and (c.isalnum() or c in "_-") else "_" for c in stem)[:40].strip("_-") or "table"
     default = f"{safe}-{args.model}-{datetime.now():%Y%m%d-%H%M%S}"
     folder: Path = (args.runs / check_run_name(args.name if args.name is not None else default)).absolute()
+    if args.resume and args.storage and args.storage_url is None:
+        from vadtune.tuning.mirror import bring_home
+        from vadtune.tuning.storage import open_storage
+
+        bring_home(folder, open_storage(storage_address(args.storage, folder)))
     exists = (folder / "settings.json").exists()
     if args.resume and args.name is None:
         raise ConfigError("--resume: say which run with --name.")
-    if args.resume and not exists:
+    if args.resume and not exists and args.storage_url is None:
         raise ConfigError(f"--resume: {folder} is not a run. Check --runs and --name.")
     if not args.resume and folder.exists() and any(folder.iterdir()):
         raise ConfigError(f"{folder} exists already. Choose another --name, or go on with it by --resume.")
     return folder
+
+
+def storage_address(storage: str | None, folder: Path) -> str:
+    """Where a run's checkpoints go: below `--storage` under the run's name, or into its folder."""
+    return f"{storage.rstrip('/')}/{folder.name}" if storage else str(folder)
 
 
 def resolve_space(args: argparse.Namespace, *, is_image: bool) -> tuple["Space", Any, Any]:
@@ -222,6 +240,7 @@ def make_plan(args: argparse.Namespace, folder: Path, space: "Space", sampler: A
     """Everything the search loop needs to know, resolved."""
     from vadtune.training.config import TrainConfig
     from vadtune.training.device import resolve_device
+    from vadtune.tuning.database import Database, check_url
     from vadtune.tuning.runner import Plan
     from vadtune.tuning.storage import open_storage
 
@@ -232,7 +251,7 @@ def make_plan(args: argparse.Namespace, folder: Path, space: "Space", sampler: A
     max_epochs = space.fixed("train.n_epochs", TrainConfig().n_epochs)
     return Plan(
         folder=folder,
-        storage=open_storage(f"{args.storage}/{folder.name}" if args.storage else str(folder)),
+        storage=open_storage(storage_address(args.storage, folder)),
         space=space,
         sampler=sampler,
         scheduler=scheduler,
@@ -245,6 +264,7 @@ def make_plan(args: argparse.Namespace, folder: Path, space: "Space", sampler: A
         seed=args.seed,
         device=device,
         keep_top=args.top,
+        database=Database(check_url(args.storage_url), folder.name) if args.storage_url else None,
     )
 
 
@@ -303,6 +323,15 @@ def _write_summary(folder: Path, document: Nested) -> None:
     from vadtune.tuning.conclude import write_json
 
     write_json(folder / "summary.json", document)
+
+
+def _publish(plan: "Plan", outcome: "Outcome") -> None:
+    from vadtune.tuning.mirror import is_needed, publish
+
+    if outcome.copy_problem is not None:
+        cli.say(f"{plan.storage.address}: the study could not be copied there ({outcome.copy_problem}).")
+    if is_needed(plan.folder, plan.storage):
+        publish(plan.folder, plan.storage)
 
 
 def _say_begin(problem: "Problem", plan: "Plan") -> None:
