@@ -230,7 +230,7 @@ def in_a_process_of_its_own(n_trials: int, n_workers: int, n_reports: int) -> di
         "--reports",
         str(n_reports),
     ]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     result: dict[str, float] = json.loads(done.stdout)
     return result
 

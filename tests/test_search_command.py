@@ -41,6 +41,7 @@ def run(folder: Path, *arguments: str, timeout: float = 180) -> subprocess.Compl
         (["wine", "--space", "vad_tabels"], "vad_tables"),
         (["wine", "--model", "vae", "--space", "vad_tables"], "--model vad"),
         (["wine", "--time-budget", "soon"], "90s, 30m"),
+        (["wine", "--log-to", "tensorboard,mlfow"], "'mlfow' is not one of tensorboard, mlflow, wandb"),
         (["wine", "--runs", "/proc/nowhere"], "cannot be written"),
     ],
 )

@@ -6,17 +6,12 @@ import io
 import json
 import os
 import re
-import shutil
 import sys
-import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from vadtune.errors import ArtifactError, VadtuneError
-
-if TYPE_CHECKING:
-    from vadtune.tuning.progress import Snapshot
 
 INTERRUPTED = 130
 MECHANISMS = ("mcar", "mar", "mnar", "block", "landmark")
@@ -193,77 +188,6 @@ def clock(seconds: float) -> str:
 def printable(text: str) -> str:
     """Text without control characters: names in a stranger's table must not steer a terminal."""
     return "".join(character if character.isprintable() or character == "\t" else "?" for character in text)
-
-
-class LiveLine:
-    """What happens now, on stderr: one live line on a terminal, a plain line now and then without one."""
-
-    PLAIN_EVERY_S = 15.0
-
-    def __init__(self) -> None:
-        self.is_terminal = sys.stderr.isatty()
-        self.color = self.is_terminal and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
-        self.last_plain = time.monotonic()
-
-    def show(self, line: str, *, is_news: bool = False) -> None:
-        """Show a line: at once on a terminal; else when it is news or some seconds have passed."""
-        if self.is_terminal:
-            width = shutil.get_terminal_size().columns - 1
-            line = printable(line)
-            text = line if len(line) <= width else line[: width - 1] + "…"
-            sys.stderr.write(f"\r\x1b[K\x1b[2m{text}\x1b[0m" if self.color else f"\r{text:<{width}}")
-            sys.stderr.flush()
-            return
-        now = time.monotonic()
-        if is_news or now - self.last_plain >= self.PLAIN_EVERY_S:
-            self.last_plain = now
-            say(line)
-
-    def clear(self) -> None:
-        """Leave the live line."""
-        if self.is_terminal:
-            width = shutil.get_terminal_size().columns - 1
-            sys.stderr.write("\r\x1b[K" if self.color else f"\r{'':<{width}}\r")
-            sys.stderr.flush()
-
-
-class Console:
-    """Shows the state of a search."""
-
-    def __init__(self) -> None:
-        self.line = LiveLine()
-        self.last_best: float | None = None
-
-    def update(self, snapshot: "Snapshot") -> None:
-        """Show the state; a new best is news."""
-        is_news, self.last_best = snapshot.best_value != self.last_best, snapshot.best_value
-        self.line.show(describe(snapshot), is_news=is_news)
-
-    def clear(self) -> None:
-        """Leave the live line."""
-        self.line.clear()
-
-
-def describe(snapshot: "Snapshot") -> str:
-    """One line: what happens, how long, the best so far, trials by state, where the running ones are."""
-    of = f" of {clock(snapshot.time_budget_s)}" if snapshot.time_budget_s is not None else ""
-    parts = [f"{snapshot.phase} {clock(snapshot.elapsed_s)}{of}"]
-    if snapshot.best_value is not None:
-        parts.append(f"best {snapshot.best_value:.4f} (trial {snapshot.best_trial})")
-    ended = snapshot.complete + snapshot.pruned + snapshot.failed
-    trials = f"{ended}/{snapshot.n_trials}" if snapshot.n_trials is not None else f"{ended}"
-    states = {"complete": snapshot.complete, "pruned": snapshot.pruned, "failed": snapshot.failed}
-    parts.append(
-        f"{trials} trials: " + ", ".join(f"{n} {state}" for state, n in states.items() if n or state != "failed")
-    )
-    if snapshot.running:
-        running = (f"{trial.number} at epoch {trial.epoch}" for trial in snapshot.running[:4])
-        parts.append(f"{len(snapshot.running)} running ({', '.join(running)})")
-    if snapshot.n_nodes > 1:
-        parts.append(f"{snapshot.n_nodes} nodes, {snapshot.cpus_used:g}/{snapshot.cpus:g} CPUs")
-    if snapshot.eta_s is not None:
-        parts.append(f"{clock(snapshot.eta_s)} left")
-    return " · ".join(parts)
 
 
 def _finite(value: Any) -> Any:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from vadtune import cli
 from vadtune.errors import ConfigError, DataError
+from vadtune.terminal import Live
 
 if TYPE_CHECKING:
     from vadtune.data.filling import Output
@@ -138,7 +139,7 @@ class Progress:
     """Shows on stderr how far the work is, how fast, and how long it will take."""
 
     def __init__(self) -> None:
-        self.line = cli.LiveLine()
+        self.line = Live()
         self.began = time.monotonic()
 
     def __call__(self, n_rows: int, share: float | None) -> None:
@@ -147,7 +148,7 @@ class Progress:
         text = f"{n_rows:,} rows · {n_rows / elapsed:,.0f} rows/s"
         if share:
             text += f" · {share:.0%} · {cli.clock(elapsed / share - elapsed)} left"
-        self.line.show(text)
+        self.line.show_line(text)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from vadtune import cli
 from vadtune.errors import ConfigError
+from vadtune.search_flags import parser
 from vadtune.settings import Nested, merge, parse, parse_assignments
 
 if TYPE_CHECKING:
@@ -18,88 +19,11 @@ if TYPE_CHECKING:
     from vadtune.tuning.runner import Outcome, Plan
     from vadtune.tuning.space import Space
 
-EXAMPLES = """\
-  python -m vadtune.search mnist --model vad
-  python -m vadtune.search breast_cancer --model vad --missing-rate 0.2 --trials 60
-  python -m vadtune.search table.csv --model vae --time-budget 1h --name tonight
-  python -m vadtune.search table.csv --model vae --time-budget 1h --name tonight --resume
-  python -m vadtune.search mnist --set model.latent_dim=64 --set "train.learning_rate={low=1e-4, high=1e-2, log=true}"
-  python -m vadtune.search digits --model vad --space my_space.toml --dry-run csv
-
-Without --trials and --time-budget the search takes about two minutes. What is shown and printed is the error over
-cells that were hidden on purpose: no model and no search has seen them."""
-
-SAMPLERS = ("tpe", "gp", "cmaes", "qmc", "random", "grid")
-SCHEDULERS = ("asha", "hyperband", "median", "none")
 DEFAULT_TIME_BUDGET_S = 130.0
 BASELINE_LIMIT_S = 60.0
 N_DRY_RUN = 10
 # What may not change when a run goes on: its trials could not be compared any more.
 FIXED = ("data", "model")
-
-
-def parser() -> cli.Parser:
-    """The command's arguments."""
-    made = cli.Parser("search", "Search the best imputation model for data with missing values.", EXAMPLES)
-    made.add_argument(
-        "dataset", metavar="DATASET", help="a name (see vadtune.datasets list) or a CSV, Parquet, npz or HDF5 file"
-    )
-    made.add_argument(
-        "--model", choices=("vad", "vae"), default="vad", help="auto-decoder or auto-encoder (default: vad)"
-    )
-    space = made.add_argument_group("what is searched")
-    space.add_argument(
-        "--space", metavar="FILE", help="search space: a TOML file or the name of one that comes with vadtune"
-    )
-    space.add_argument(
-        "--set", metavar="PATH=VALUE", action="append", default=[], help="fix or replace a setting of the space"
-    )
-    space.add_argument("--trials", metavar="N", type=cli.count, help="end after N trials")
-    space.add_argument(
-        "--max-epochs", metavar="N", type=cli.count, help="epochs of a trial that nothing stops (default: the space's)"
-    )
-    space.add_argument("--time-budget", metavar="TIME", type=cli.duration, help="end after 90s, 30m, 2h …")
-    space.add_argument("--sampler", choices=SAMPLERS, default="tpe", help="proposes settings (default: tpe)")
-    space.add_argument("--scheduler", choices=SCHEDULERS, default="asha", help="stops poor trials (default: asha)")
-    cli.add_data_flags(made)
-    made.set_defaults(seed=0)
-    where = made.add_argument_group("where it runs")
-    where.add_argument(
-        "--cpus-per-trial", metavar="X", type=cli.positive, default=1.0, help="CPUs or a share of one (default: 1)"
-    )
-    where.add_argument(
-        "--gpus-per-trial", metavar="X", type=float, help="GPUs or a share of one (default: 1 if there is one)"
-    )
-    where.add_argument("--concurrent", metavar="N", type=cli.count, help="trials at once (default: as many as fit)")
-    where.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
-    where.add_argument(
-        "--address", metavar="ADDR", help="a running Ray cluster: auto or HOST:PORT (default: this machine)"
-    )
-    where.add_argument(
-        "--ship-code", action="store_true", help="send this vadtune to nodes of --address that have none, or another"
-    )
-    where.add_argument(
-        "--storage", metavar="PATH", help="where checkpoints go: a folder or address that every node sees"
-    )
-    where.add_argument(
-        "--storage-url", metavar="URL", help="a study that several searches share: postgresql://USER@HOST/DATABASE"
-    )
-    result = made.add_argument_group("the result")
-    result.add_argument(
-        "--runs", metavar="DIR", type=Path, default=Path("runs"), help="folder of run folders (default: runs)"
-    )
-    result.add_argument("--name", help="of the run folder (default: dataset, model and time)")
-    result.add_argument("--resume", action="store_true", help="go on with the run of that --name")
-    result.add_argument("--top", metavar="K", type=cli.count, default=1, help="export the best K trials (default: 1)")
-    result.add_argument(
-        "--dry-run",
-        nargs="?",
-        const="jsonl",
-        choices=("jsonl", "csv"),
-        help="print the configurations and train nothing",
-    )
-    result.add_argument("--json", action="store_true", help="print the result as one JSON document")
-    return made
 
 
 def main(arguments: list[str]) -> int:
@@ -141,6 +65,7 @@ def search(args: argparse.Namespace, command: str) -> int:
     from vadtune.tuning.cluster import Cluster, shipment
     from vadtune.tuning.preflight import check_local_cpus
     from vadtune.tuning.record import begin, describe_run, summarise
+    from vadtune.tuning.trackers import check_installed
 
     began = time.monotonic()
     folder = run_folder(args)
@@ -148,6 +73,7 @@ def search(args: argparse.Namespace, command: str) -> int:
         check_local_cpus(args.cpus_per_trial)
     space, sampler, scheduler = resolve_space(args, is_image=_is_image(args))
     runtime_env = shipment(with_code=args.ship_code) if args.address is not None else None
+    check_installed(_trackers(args))
     with Cluster(args.address, runtime_env) as cluster:
         problem = load_problem(args)
         plan = make_plan(args, folder, space, sampler, scheduler)
@@ -265,7 +191,14 @@ def make_plan(args: argparse.Namespace, folder: Path, space: "Space", sampler: A
         device=device,
         keep_top=args.top,
         database=Database(check_url(args.storage_url), folder.name) if args.storage_url else None,
+        trackers=_trackers(args),
     )
+
+
+def _trackers(args: argparse.Namespace) -> tuple[Any, ...]:
+    from vadtune.tuning.trackers import Tracker
+
+    return tuple(parse(Tracker, {"kind": kind}, "--log-to") for kind in dict.fromkeys(args.log_to))
 
 
 def resume_command(command: str, name: str) -> str:
@@ -285,15 +218,16 @@ def _baselines(problem: "Problem") -> Iterator[Any]:
 
 
 def _run(plan: "Plan", problem: "Problem", cluster: Any) -> "Outcome":
+    from vadtune.console import Console
     from vadtune.tuning.runner import run_search
     from vadtune.tuning.trial_runs import TrialData, TrialRuns
 
-    console = cli.Console()
+    console = Console()
     data = TrialData(problem.splits.train.rows, problem.splits.validation)
     try:
         return run_search(plan, data, TrialRuns(), console, cluster)
     finally:
-        console.clear()
+        console.close()
 
 
 def _export(plan: "Plan", problem: "Problem", top: int) -> list["Winner"]:

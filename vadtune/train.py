@@ -190,10 +190,11 @@ def fit(
     Raises:
         NoUsableTrial: The training diverged.
     """
+    from vadtune.terminal import Live
     from vadtune.training.run import TrialRun
     from vadtune.tuning.schedulers import ASHA, report_epochs
 
-    n_epochs, line, began = config.train.n_epochs, cli.LiveLine(), time.monotonic()
+    n_epochs, line, began = config.train.n_epochs, Live(), time.monotonic()
     run = TrialRun(config, problem.splits.train.rows, problem.splits.validation, device)
     try:
         for epoch in report_epochs(rungs or ASHA().rungs(n_epochs), n_epochs):
@@ -201,7 +202,7 @@ def fit(
                 break
             value = run.advance(epoch)
             left = (time.monotonic() - began) / epoch * (n_epochs - epoch)
-            line.show(
+            line.show_line(
                 f"epoch {epoch}/{n_epochs} · loss {run.loss:.4g} · validation RMSE {value:.4f} "
                 f"(best {run.best_rmse:.4f} at {run.best_epoch}) · {cli.clock(left)} left",
                 is_news=epoch == n_epochs,

@@ -213,3 +213,16 @@ def test_a_trial_that_never_reported_waits(book):
     ledger.ask("a")
     ledger.end("a")
     assert book().waiting == {0}
+
+
+def test_rungs_count_those_who_came_and_those_who_were_stopped_over_all_sessions(book):
+    ledger = book()
+    play(ledger, "a", report(5, 0.5), report(15, 0.4), final(0.3))
+    play(ledger, "b", report(5, 0.6))
+    play(ledger, "c", report(5, 0.5), report(15, 0.5))
+    expected = [(5, 3, 1), (15, 2, 1)]
+    assert [(rung.epoch, rung.reached, rung.stopped) for rung in ledger.rung_counts()] == expected
+    again = book()
+    assert [(rung.epoch, rung.reached, rung.stopped) for rung in again.rung_counts()] == expected
+    play(again, "d", report(5, 0.7))
+    assert again.rung_counts()[0].stopped == 2

@@ -96,7 +96,7 @@ def _fill_batch(
 ) -> Iterator[Any]:
     import pyarrow as pa
 
-    frame = batch.select(positions).to_pandas(types_mapper=_nullable, ignore_metadata=True)
+    frame = batch.select(positions).to_pandas(types_mapper=nullable, ignore_metadata=True)
     table = from_frame(frame, source.path.name, str(source.path))
     unknown = np.isnan(table.values)
     for output, schema, values in zip(outputs, schemas, fill(table), strict=True):
@@ -191,7 +191,7 @@ class _CsvSink:
     def __call__(self, batch: Any) -> None:
         import pandas as pd
 
-        frame = batch.to_pandas(types_mapper=_nullable)
+        frame = batch.to_pandas(types_mapper=nullable)
         has_index = not isinstance(frame.index, pd.RangeIndex)
         mode = "w" if self.is_first else "a"
         frame.to_csv(self.path, mode=mode, header=self.is_first, index=has_index, index_label="" if has_index else None)
@@ -201,11 +201,11 @@ class _CsvSink:
 def _write_arrays(batches: list[Any], schema: Any, path: Path) -> None:
     import pyarrow as pa
 
-    frame = pa.Table.from_batches(batches, schema).to_pandas(types_mapper=_nullable)
+    frame = pa.Table.from_batches(batches, schema).to_pandas(types_mapper=nullable)
     write_table(from_frame(frame, path.stem, str(path)), path)
 
 
-def _nullable(kind: Any) -> Any:
+def nullable(kind: Any) -> Any:
     """Dtypes of pandas in which whole numbers and booleans stay what they are beside unknown cells."""
     import pandas as pd
     import pyarrow as pa

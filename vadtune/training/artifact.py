@@ -79,9 +79,9 @@ class Artifact:
         return self.decode(self.posterior(x))
 
     def posterior(self, x: Float[Tensor, "N D"]) -> Posterior:
-        """The posterior of each row by a cold, converged inference; NaN cells are not seen."""
-        device = next(self.model.parameters()).device
-        return infer(self.model, Batch.of(x.to(device)), self.config.infer)
+        """The posterior of each row by a cold, converged inference in the model's precision; NaN cells are not seen."""
+        weight = next(self.model.parameters())
+        return infer(self.model, Batch.of(x.to(weight)), self.config.infer)
 
     @torch.no_grad()
     def decode(self, posterior: Posterior) -> Float[Tensor, "N D"]:

@@ -11,6 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from vadtune.settings import Nested
 from vadtune.tuning.crew import Crew
+from vadtune.tuning.progress import RungCount
 from vadtune.tuning.samplers import draw_seed
 from vadtune.tuning.schedulers import OBJECTIVE, TIME
 from vadtune.tuning.space import Space
@@ -105,6 +106,8 @@ class Ledger:
         self.news |= {f"trial {trial.number}": dict(trial.intermediate_values) for trial in ended}
         self.top = sorted(kept for trial in trials if (kept := _kept(trial, TrialState.COMPLETE)) is not None)
         self.runners_up = sorted(kept for trial in trials if (kept := _kept(trial, TrialState.PRUNED)) is not None)
+        self.reached = Counter(epoch for trial in trials for epoch in trial.intermediate_values)
+        self.stopped_by = Counter(trial.user_attrs.get("stopped_by") for trial in trials)
 
     @property
     def n_active(self) -> int:
@@ -115,6 +118,10 @@ class Ledger:
     def best(self) -> tuple[float, int] | None:
         """Value and number of the best complete trial."""
         return (self.top[0].value, self.top[0].number) if self.top else None
+
+    def rung_counts(self) -> tuple[RungCount, ...]:
+        """What happened at each rung so far."""
+        return tuple(RungCount(epoch, self.reached[epoch], self.stopped_by[f"rung {epoch}"]) for epoch in self.rungs)
 
     def is_exhausted(self) -> bool:
         """Whether no further trial may begin."""
@@ -167,6 +174,7 @@ class Ledger:
         live.epoch, live.value = int(result[TIME]), float(result[OBJECTIVE])
         if math.isfinite(live.value) and live.epoch not in live.values:
             live.values[live.epoch] = live.value
+            self.reached[live.epoch] += 1
             live.trial.report(live.value, live.epoch)
 
     def wants_checkpoint(self, result: Result) -> bool:
@@ -204,6 +212,7 @@ class Ledger:
         self.study.tell(live.trial, ending.value, state=ending.state, skip_if_finished=True)
         self.ended[ending.state] += 1
         self.told.add(live.trial.number)
+        self.stopped_by[ending.stopped_by] += 1
         if live.checkpoint is not None and not kept:
             self.checkpoints.delete(live.checkpoint)
 

@@ -9,6 +9,7 @@ from vadtune.tuning.samplers import Sampler
 from vadtune.tuning.schedulers import Scheduler
 from vadtune.tuning.space import Space
 from vadtune.tuning.storage import Storage
+from vadtune.tuning.trackers import Tracker
 
 End = Literal["finished", "time budget", "interrupted"]
 
@@ -28,6 +29,7 @@ class Plan:
         device: `cpu`, or `cuda`: which GPU is Ray's choice.
         keep_top: Of how many of the best complete trials to keep the checkpoint.
         database: Where the study is, if several drivers share it; its file in the run folder is a copy then.
+        trackers: Who else is told what happens.
     """
 
     folder: Path
@@ -45,6 +47,7 @@ class Plan:
     device: str = "cpu"
     keep_top: int = 1
     database: Database | None = None
+    trackers: tuple[Tracker, ...] = ()
 
     @property
     def study_path(self) -> Path:

@@ -15,6 +15,15 @@ class RunningTrial:
 
 
 @dataclass(frozen=True)
+class RungCount:
+    """How many trials have reported at a rung, and how many of them it stopped; earlier sessions included."""
+
+    epoch: int
+    reached: int
+    stopped: int
+
+
+@dataclass(frozen=True)
 class Snapshot:
     """The state of a search.
 
@@ -27,6 +36,8 @@ class Snapshot:
         eta_s: Seconds until the end, as far as can be told.
         n_nodes: Nodes of the cluster.
         cpus_used, cpus: CPUs that trials hold, and all there are.
+        rungs: The epochs at which trials are compared, in their order.
+        notes: What a person should know, one line each, in the order it happened.
     """
 
     phase: str
@@ -44,6 +55,8 @@ class Snapshot:
     n_nodes: int
     cpus_used: float
     cpus: float
+    rungs: tuple[RungCount, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 class Progress(Protocol):

@@ -41,7 +41,7 @@ def run_search(
         cluster: Where; one that is starting already saves time. By default one of this machine.
 
     Raises:
-        ConfigError: The folder is taken or cannot be written, or the resources are not there.
+        ConfigError: The folder is taken or cannot be written, or the resources or trackers are not there.
         ClusterLost: The cluster does not answer any more; the study is saved.
         StudyLost: The study's database does not.
         KeyboardInterrupt: A second interrupt, while the first was being obeyed; the study is saved.
@@ -57,13 +57,14 @@ def run_search(
 def _run(session: Session, data: Any, runs: RunFactory, cluster: Cluster | None) -> Outcome:
     plan = session.plan
     with locked(plan.folder), quiet_ray():
+        tracked = _trackers(session)
         with _signals(session), _running(cluster, plan) as ray_cluster:
             try:
                 session.prepare()
                 if not session.ledger.is_exhausted():
                     session.wait_for(ray_cluster)
                     if not session.stopping.is_set():
-                        _search(session, data, runs)
+                        _search(session, data, runs, tracked)
             except ClusterLost:
                 ray_cluster.abandon()
                 raise
@@ -72,13 +73,13 @@ def _run(session: Session, data: Any, runs: RunFactory, cluster: Cluster | None)
         return session.outcome()
 
 
-def _search(session: Session, data: Any, runs: RunFactory) -> None:
+def _search(session: Session, data: Any, runs: RunFactory, tracked: list[Any]) -> None:
     from ray.tune.error import TuneError
 
     session.phase = "searching"
     try:
         with Watchdog(*landmarks(), interrupt_main_thread), redirect_stdout(io.StringIO()):
-            _tune(session, data, runs)
+            _tune(session, data, runs, tracked)
     except (KeyboardInterrupt, VadtuneError, SystemError, TuneError):
         # What a signal's handler raises may come out of Ray as something else.
         if session.abrupt is None:
@@ -87,7 +88,7 @@ def _search(session: Session, data: Any, runs: RunFactory) -> None:
     session.marks["search"] = time.monotonic()
 
 
-def _tune(session: Session, data: Any, runs: RunFactory) -> None:
+def _tune(session: Session, data: Any, runs: RunFactory, tracked: list[Any]) -> None:
     from ray import tune
 
     from vadtune.tuning.searcher import End, Events, Governor, Proposals
@@ -102,7 +103,7 @@ def _tune(session: Session, data: Any, runs: RunFactory) -> None:
         num_samples=-1,
         search_alg=Proposals(ledger, session),
         scheduler=Governor(plan.scheduler.build(plan.max_epochs), ledger, session),
-        callbacks=[Events(ledger, plan.storage, session)],
+        callbacks=[Events(ledger, plan.storage, session), *tracked],
         stop=End(session),
         resources_per_trial=tune.PlacementGroupFactory([resources]),
         reuse_actors=True,
@@ -111,6 +112,14 @@ def _tune(session: Session, data: Any, runs: RunFactory) -> None:
         raise_on_failed_trial=False,
         verbose=0,
     )
+
+
+def _trackers(session: Session) -> list[Any]:
+    if not session.plan.trackers:
+        return []
+    from vadtune.tuning.tracked import Tracked
+
+    return [Tracked(tracker, session.plan.folder, session.notes.append) for tracker in session.plan.trackers]
 
 
 def _job(plan: Plan, runs: RunFactory) -> Job:

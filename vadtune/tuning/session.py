@@ -47,6 +47,7 @@ class Session:
         self.give_up_at = math.inf
         self.marks: dict[str, float] = {}
         self.phase = "starting Ray"
+        self.notes: list[str] = []
         self.concurrent, self.n_nodes, self.cpus = 1, 0, 0.0
         self.launchable: tuple[WorkerType, ...] | None = None
         self.roomless_since: float | None = None
@@ -204,6 +205,8 @@ class Session:
             n_nodes=self.n_nodes,
             cpus_used=len(running) * self.plan.cpus_per_trial,
             cpus=self.cpus,
+            rungs=ledger.rung_counts(),
+            notes=tuple(self.notes),
         )
 
     def _eta(self, elapsed: float) -> float | None:

@@ -1,0 +1,250 @@
+"""scikit-learn estimators that impute by a model with given settings."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from vadtune.data.tables import Table
+from vadtune.errors import ArtifactError, ConfigError
+from vadtune.imputer_base import Imputer
+from vadtune.settings import Nested, flatten, merge, parse, unflatten
+from vadtune.training.artifact import Artifact, load_artifact
+from vadtune.training.config import TrialConfig
+from vadtune.training.device import resolve_device
+from vadtune.training.fitting import fit_on_all, fit_watched
+
+
+class ModelImputer(Imputer):
+    """An imputer of one model with given settings; subclasses say which."""
+
+    BASE: ClassVar[Nested]
+    PATHS: ClassVar[Mapping[str, str]]
+
+    validation_share: float
+    settings: Mapping[str, Any] | None
+
+    @classmethod
+    def from_artifact(cls, path: str | Path, device: str = "auto") -> Self:
+        """A fitted imputer of an exported model, such as the folder `best` of a search; nothing is trained.
+
+        Raises:
+            ArtifactError: Not an artifact, or one of another model.
+        """
+        artifact = load_artifact(Path(path))
+        kind = artifact.config.model.kind
+        if kind != cls.BASE["model"]["kind"]:
+            raise ArtifactError(f"{path}: holds a {kind}. Use {kind.upper()}Imputer.from_artifact.")
+        settings = flatten(artifact.config.model_dump(mode="json"))
+        params = {name: settings[at] for name, at in cls.PATHS.items() if at in settings}
+        imputer = cls(**params, device=device, random_state=settings["seed"])
+        usual = flatten(imputer._config().model_dump(mode="json"))
+        others = {at: value for at, value in settings.items() if usual.get(at) != value}
+        imputer.set_params(settings=others or None)
+        names = [column.name for column in artifact.columns]
+        imputer.n_features_in_ = len(names)
+        if artifact.image_shape is None and names != [f"x{j}" for j in range(len(names))]:
+            imputer.feature_names_in_ = np.array(names, dtype=object)
+        imputer.is_empty_ = np.zeros(len(names), dtype=np.bool_)
+        imputer.indicator_ = None
+        imputer.artifact_ = artifact
+        return imputer
+
+    def _train(self, table: Table) -> Artifact:
+        config, (device, _) = self._config(), resolve_device(self.device)
+        share = self.validation_share
+        if not 0 <= share < 1:
+            raise ConfigError(f"{type(self).__name__}: validation_share is {share!r}: it should be in [0, 1).")
+        return fit_watched(config, table, share, device) if share else fit_on_all(config, table, device)
+
+    def _config(self) -> TrialConfig:
+        given = {path: _plain(getattr(self, name)) for name, path in self.PATHS.items()}
+        others = flatten(self.settings or {})
+        nested = merge(merge(self.BASE, unflatten(given)), unflatten(others)) | {"seed": self._seed()}
+        config: TrialConfig = parse(TrialConfig, nested, type(self).__name__)
+        return config
+
+
+class VADImputer(ModelImputer):
+    """Fills unknown cells by a variational auto-decoder (Zadeh et al. 2019, arXiv:1903.00840).
+
+    Args:
+        latent_dim: Latents of a row.
+        posterior: `free`, `fixed` or `point`.
+        log_var: Log variance of a `fixed` posterior, and where a `free` one begins.
+        kl_weight: Weight of the KL term; 1 is the evidence lower bound.
+        hidden_dim: Width of the decoder's hidden layers.
+        n_layers: How many there are.
+        activation: `silu`, `gelu`, `relu`, `tanh` or `leaky_relu`.
+        layer_norm: Whether hidden layers are normalised.
+        dropout: Of hidden units, while training.
+        linear_path: Whether the decoder has a linear map beside its hidden layers.
+        n_epochs: How often every row is visited.
+        batch_size: Rows of a step.
+        learning_rate: Of the decoder.
+        latent_learning_rate: Of the posteriors.
+        weight_decay: Of the decoder's weight matrices.
+        validation_share: Share of the rows to hold back for choosing the best epoch; 0 trains on all of them.
+        settings: Any other setting of a trial by its dotted path, such as `{"train.schedule": "cosine"}`.
+        add_indicator: Whether to append columns that say what was unknown.
+        keep_empty_features: Whether columns without any observed cell stay, filled with 0.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        random_state: Of weights, order of rows and noise.
+    """
+
+    BASE: ClassVar[Nested] = {"model": {"kind": "vad", "noise": {"kind": "per_column"}}}
+    PATHS: ClassVar[Mapping[str, str]] = {
+        "latent_dim": "model.latent_dim",
+        "posterior": "model.posterior",
+        "log_var": "model.log_var",
+        "kl_weight": "model.kl_weight",
+        "hidden_dim": "model.decoder.hidden_dim",
+        "n_layers": "model.decoder.n_layers",
+        "activation": "model.decoder.activation",
+        "layer_norm": "model.decoder.layer_norm",
+        "dropout": "model.decoder.dropout",
+        "linear_path": "model.decoder.linear_path",
+        "n_epochs": "train.n_epochs",
+        "batch_size": "train.batch_size",
+        "learning_rate": "train.learning_rate",
+        "latent_learning_rate": "train.latent_learning_rate",
+        "weight_decay": "train.weight_decay",
+    }
+
+    def __init__(
+        self,
+        *,
+        latent_dim: int = 24,
+        posterior: str = "free",
+        log_var: float = -3.0,
+        kl_weight: float = 0.3,
+        hidden_dim: int = 256,
+        n_layers: int = 2,
+        activation: str = "silu",
+        layer_norm: bool = False,
+        dropout: float = 0.0,
+        linear_path: bool = False,
+        n_epochs: int = 300,
+        batch_size: int = 128,
+        learning_rate: float = 3e-3,
+        latent_learning_rate: float = 0.1,
+        weight_decay: float = 0.01,
+        validation_share: float = 0.0,
+        settings: Mapping[str, Any] | None = None,
+        add_indicator: bool = False,
+        keep_empty_features: bool = False,
+        device: str = "auto",
+        random_state: Any = None,
+    ) -> None:
+        self.latent_dim = latent_dim
+        self.posterior = posterior
+        self.log_var = log_var
+        self.kl_weight = kl_weight
+        self.hidden_dim = hidden_dim
+        self.n_layers = n_layers
+        self.activation = activation
+        self.layer_norm = layer_norm
+        self.dropout = dropout
+        self.linear_path = linear_path
+        self.n_epochs = n_epochs
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.latent_learning_rate = latent_learning_rate
+        self.weight_decay = weight_decay
+        self.validation_share = validation_share
+        self.settings = settings
+        self.add_indicator = add_indicator
+        self.keep_empty_features = keep_empty_features
+        self.device = device
+        self.random_state = random_state
+
+
+class VAEImputer(ModelImputer):
+    """Fills unknown cells by a variational auto-encoder, its answer refined by gradient steps.
+
+    Args:
+        latent_dim: Latents of a row.
+        kl_weight: Weight of the KL term; 1 is the evidence lower bound.
+        refinement_steps: By which the encoder's answer is made better; 0 takes it as it is.
+        encoder_hidden_dim: Width of the encoder's hidden layers.
+        encoder_n_layers: How many there are.
+        encoder_dropout: Of its hidden units, while training.
+        hidden_dim, n_layers, activation, layer_norm, dropout, linear_path: Of the decoder, as in `VADImputer`.
+        n_epochs, batch_size, learning_rate, weight_decay: Of the training, as there.
+        validation_share, settings, add_indicator, keep_empty_features, device, random_state: As there.
+    """
+
+    BASE: ClassVar[Nested] = {"model": {"kind": "vae", "noise": {"kind": "per_column"}}}
+    PATHS: ClassVar[Mapping[str, str]] = {
+        "latent_dim": "model.latent_dim",
+        "kl_weight": "model.kl_weight",
+        "refinement_steps": "model.refinement_steps",
+        "encoder_hidden_dim": "model.encoder.hidden_dim",
+        "encoder_n_layers": "model.encoder.n_layers",
+        "encoder_dropout": "model.encoder.dropout",
+        "hidden_dim": "model.decoder.hidden_dim",
+        "n_layers": "model.decoder.n_layers",
+        "activation": "model.decoder.activation",
+        "layer_norm": "model.decoder.layer_norm",
+        "dropout": "model.decoder.dropout",
+        "linear_path": "model.decoder.linear_path",
+        "n_epochs": "train.n_epochs",
+        "batch_size": "train.batch_size",
+        "learning_rate": "train.learning_rate",
+        "weight_decay": "train.weight_decay",
+    }
+
+    def __init__(
+        self,
+        *,
+        latent_dim: int = 24,
+        kl_weight: float = 0.3,
+        refinement_steps: int = 30,
+        encoder_hidden_dim: int = 256,
+        encoder_n_layers: int = 2,
+        encoder_dropout: float = 0.1,
+        hidden_dim: int = 256,
+        n_layers: int = 2,
+        activation: str = "silu",
+        layer_norm: bool = False,
+        dropout: float = 0.0,
+        linear_path: bool = False,
+        n_epochs: int = 300,
+        batch_size: int = 64,
+        learning_rate: float = 2e-3,
+        weight_decay: float = 0.01,
+        validation_share: float = 0.0,
+        settings: Mapping[str, Any] | None = None,
+        add_indicator: bool = False,
+        keep_empty_features: bool = False,
+        device: str = "auto",
+        random_state: Any = None,
+    ) -> None:
+        self.latent_dim = latent_dim
+        self.kl_weight = kl_weight
+        self.refinement_steps = refinement_steps
+        self.encoder_hidden_dim = encoder_hidden_dim
+        self.encoder_n_layers = encoder_n_layers
+        self.encoder_dropout = encoder_dropout
+        self.hidden_dim = hidden_dim
+        self.n_layers = n_layers
+        self.activation = activation
+        self.layer_norm = layer_norm
+        self.dropout = dropout
+        self.linear_path = linear_path
+        self.n_epochs = n_epochs
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.validation_share = validation_share
+        self.settings = settings
+        self.add_indicator = add_indicator
+        self.keep_empty_features = keep_empty_features
+        self.device = device
+        self.random_state = random_state
+
+
+def _plain(value: Any) -> Any:
+    """A number of numpy, which a grid of parameters may hold, as one of Python."""
+    return value.item() if isinstance(value, np.generic) else value
