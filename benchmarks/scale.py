@@ -107,9 +107,10 @@ class Simulation:
         n_trials: How many trials are to end.
         n_workers: How many run at once.
         n_reports: How often a trial reports that nothing stops.
+        sees_all: Whether TPE looks at all trials instead of a window of them.
     """
 
-    def __init__(self, folder: Path, n_trials: int, n_workers: int, n_reports: int) -> None:
+    def __init__(self, folder: Path, n_trials: int, n_workers: int, n_reports: int, *, sees_all: bool = False) -> None:
         from vadtune.training.config import TrialConfig
         from vadtune.tuning.crew import Alone
         from vadtune.tuning.ledger import Ledger
@@ -123,7 +124,8 @@ class Simulation:
         self.epochs = list(report_epochs(self.rungs, MAX_EPOCHS, n_reports))
         self.shelf, self.clock, self.rng = Shelf(), Clock(), np.random.default_rng(0)
         crew = Alone(folder / "study.log")
-        crew.study.sampler = TPE().build(0, 0)
+        sampler = TPE().build(0, 0)
+        crew.study.sampler = sampler.inner if sees_all else sampler
         space = load_space(find_space("vad_tables"), TrialConfig)
         self.ledger = Ledger(crew, space, self.shelf, seed=0, rungs=self.rungs, n_trials=n_trials)
         session = SimulatedSession(n_workers)
@@ -191,13 +193,13 @@ class Simulation:
         self.proposals.on_trial_complete(trial.trial_id, result)
 
 
-def simulate(n_trials: int, n_workers: int, n_reports: int) -> dict[str, float]:
+def simulate(n_trials: int, n_workers: int, n_reports: int, *, sees_all: bool) -> dict[str, float]:
     """Run one simulation in this process and measure it."""
     logging.disable(logging.INFO)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        simulation = Simulation(folder, n_trials, n_workers, n_reports)
+        simulation = Simulation(folder, n_trials, n_workers, n_reports, sees_all=sees_all)
         simulation.run()
         study_mb = (folder / "study.log").stat().st_size / 1e6
     spent = {what: np.array(seconds) for what, seconds in simulation.clock.spent.items()}
@@ -218,18 +220,10 @@ def simulate(n_trials: int, n_workers: int, n_reports: int) -> dict[str, float]:
     }
 
 
-def in_a_process_of_its_own(n_trials: int, n_workers: int, n_reports: int) -> dict[str, float]:
+def in_a_process_of_its_own(n_trials: int, n_workers: int, args: argparse.Namespace) -> dict[str, float]:
     """`simulate`, so that the memory is of this simulation alone."""
-    command = [
-        sys.executable,
-        __file__,
-        "--one",
-        str(n_trials),
-        "--workers",
-        str(n_workers),
-        "--reports",
-        str(n_reports),
-    ]
+    command = [sys.executable, __file__, "--one", str(n_trials), "--workers", str(n_workers)]
+    command += ["--reports", str(args.reports)] + ["--sees-all"] * args.sees_all
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     result: dict[str, float] = json.loads(done.stdout)
     return result
@@ -248,14 +242,15 @@ def main() -> None:
     parser.add_argument("--trials", type=int, nargs="+", help="sizes (default: 100 1000 10000)")
     parser.add_argument("--workers", type=int, help="trials at once (default: a tenth of the trials)")
     parser.add_argument("--reports", type=int, default=50, help="reports of a trial that nothing stops (default: 50)")
+    parser.add_argument("--sees-all", action="store_true", help="TPE without its window, for comparison")
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     args = parser.parse_args()
     if args.one:
-        print(json.dumps(simulate(args.one, args.workers, args.reports)))
+        print(json.dumps(simulate(args.one, args.workers, args.reports, sees_all=args.sees_all)))
         return
     sizes = args.trials or ([50, 200] if args.quick else [100, 1_000, 10_000])
-    rows = [in_a_process_of_its_own(n, args.workers or max(1, n // 10), args.reports) for n in sizes]
+    rows = [in_a_process_of_its_own(n, args.workers or max(1, n // 10), args) for n in sizes]
     print(json.dumps(rows, indent=2) if args.json else table(rows))
 
 

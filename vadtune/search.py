@@ -113,11 +113,15 @@ def run_folder(args: argparse.Namespace) -> Path:
     safe = "".join(c if c.isascii() and (c.isalnum() or c in "_-") else "_" for c in stem)[:40].strip("_-") or "table"
     default = f"{safe}-{args.model}-{datetime.now():%Y%m%d-%H%M%S}"
     folder: Path = (args.runs / check_run_name(args.name if args.name is not None else default)).absolute()
-    if args.resume and args.storage and args.storage_url is None:
-        from vadtune.tuning.mirror import bring_home
+    if args.storage and args.storage_url is None:
+        from vadtune.tuning.mirror import bring_home, check_unused
         from vadtune.tuning.storage import open_storage
 
-        bring_home(folder, open_storage(storage_address(args.storage, folder)))
+        storage = open_storage(storage_address(args.storage, folder))
+        if args.resume:
+            bring_home(folder, storage)
+        else:
+            check_unused(storage)
     exists = (folder / "settings.json").exists()
     if args.resume and args.name is None:
         raise ConfigError("--resume: say which run with --name.")

@@ -41,8 +41,8 @@ def test_ten_kills_at_random_moments_lose_and_double_nothing(tmp_path):
     for _ in range(10):
         driver = start(folder, log)
         seen = len(ended)
-        # Half of them while Ray starts, half at some moment after the next trial has ended.
-        delay, waits = moments.uniform(0.0, 3.0), moments.random() < 0.5
+        # Some while Ray starts, some at some moment after the next trial has ended.
+        delay, waits = moments.uniform(0.0, 2.5), moments.random() < 0.4
         deadline = time.monotonic() + 60
         while waits and sum(trial.state.is_finished() for trial in trials(folder)) <= seen:
             assert driver.poll() is None, log.read_text()

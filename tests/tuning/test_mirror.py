@@ -10,7 +10,7 @@ from tests.tuning import s3
 from vadtune.errors import ArtifactError, ConfigError
 from vadtune.tuning import mirror
 from vadtune.tuning.lock import me
-from vadtune.tuning.mirror import Mirror, bring_home, fetch, local_copy, publish
+from vadtune.tuning.mirror import Mirror, bring_home, check_unused, fetch, local_copy, publish
 from vadtune.tuning.storage import Storage, _connect, open_storage, orphans
 
 SETTINGS = {"format_version": 1, "search": {"storage": "filled in"}}
@@ -109,6 +109,13 @@ def test_an_address_without_a_run_is_told(storage, tmp_path):
     assert not (tmp_path / "new").exists()
     with pytest.raises(ArtifactError, match="not a run"):
         fetch(storage, tmp_path / "new")
+
+
+def test_a_new_run_does_not_begin_where_one_lies(run, storage):
+    check_unused(storage)
+    copied(run, storage)
+    with pytest.raises(ConfigError, match="exists already"):
+        check_unused(storage)
 
 
 def test_a_folder_is_its_own_local_copy(run):

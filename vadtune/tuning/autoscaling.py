@@ -39,7 +39,7 @@ def worker_types() -> tuple[WorkerType, ...] | None:
 
 def read_types(path: Path) -> tuple[WorkerType, ...]:
     """The worker types of a cluster file as `ray up` copies it to the head, the cloud's answers filled in."""
-    import yaml  # Ray brings it
+    import yaml
 
     try:
         config: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8")) or {}

@@ -138,6 +138,20 @@ def bring_home(folder: Path, storage: Storage) -> None:
         raise ConfigError(f"{storage.address}: cannot be read ({error}). Check --storage.") from None
 
 
+def check_unused(storage: Storage) -> None:
+    """Whether no run lies where a new one is to begin: their checkpoints would mix.
+
+    Raises:
+        ConfigError: One does.
+    """
+    try:
+        is_used = storage.read(SETTINGS) is not None
+    except OSError as error:
+        raise ConfigError(f"{storage.address}: cannot be read ({error}). Check --storage.") from None
+    if is_used:
+        raise ConfigError(f"{storage.address} exists already. Choose another --name, or go on with it by --resume.")
+
+
 def fetch(storage: Storage, folder: Path) -> None:
     """Copy the record of a run from its storage into a folder.
 

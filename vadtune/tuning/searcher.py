@@ -59,13 +59,19 @@ class Proposals(Searcher):
         if self.session.stopping.is_set():
             return Searcher.FINISHED
         if self.ledger.is_exhausted():
-            # Trials of other drivers may yet have to be run here: see whether they come to their end.
-            self.session.tick()
-            return None if self.ledger.n_elsewhere else Searcher.FINISHED
+            return self._wait_for_others()
         task = self.ledger.ask(trial_id) if self.ledger.n_active < self.session.concurrent else None
         if task is None:
             return None
         return {"number": task.number, "trial": task.config, "checkpoint": task.checkpoint}
+
+    def _wait_for_others(self) -> Any:
+        """Trials of other drivers may yet have to be run here: see whether they come to their end."""
+        if self.ledger.n_elsewhere == 0:
+            return Searcher.FINISHED
+        # Ray asks nobody else while it has nothing to run.
+        self.session.tick()
+        return Searcher.FINISHED if not self.ledger.live and self.session.is_over() else None
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:  # noqa: ARG002, FBT001, FBT002
         """A trial ended without an error; errors come with their reason by the governor."""

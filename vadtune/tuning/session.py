@@ -3,6 +3,7 @@
 import math
 import threading
 import time
+from contextlib import suppress
 
 from optuna.trial import TrialState
 
@@ -10,6 +11,7 @@ from vadtune.errors import ConfigError
 from vadtune.tuning.autoscaling import WorkerType, worker_types
 from vadtune.tuning.cluster import Cluster
 from vadtune.tuning.crew import Alone, Crew, Shared
+from vadtune.tuning.database import database_errors
 from vadtune.tuning.ledger import Ledger
 from vadtune.tuning.mirror import Mirror, is_needed
 from vadtune.tuning.plan import End, Outcome, Plan
@@ -241,8 +243,10 @@ class Session:
             self.mirror.finish()
 
     def _write_copies(self) -> None:
-        self.crew.write_copy()
-        self._write_table()
+        # The search itself finds out what is wrong with a database.
+        with suppress(*database_errors()):
+            self.crew.write_copy()
+            self._write_table()
 
     def _write_table(self) -> None:
         write_trial_table(self.crew.study, self.plan.folder / "trials.csv")
