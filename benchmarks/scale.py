@@ -39,6 +39,7 @@ COLUMNS = {
     "results_per_s": "results/s",
     "memory_mb": "memory MB",
     "study_mb": "study MB",
+    "open_s": "open s",
     "requests": "storage requests",
 }
 T = TypeVar("T")
@@ -93,9 +94,9 @@ class Clock:
         self.spent: dict[str, list[float]] = {"ask": [], "report": [], "end": []}
 
     def time(self, what: str, call: Callable[..., T], *arguments: Any) -> T:
-        began = time.perf_counter()
+        began = time.thread_time()
         result = call(*arguments)
-        self.spent[what].append(time.perf_counter() - began)
+        self.spent[what].append(time.thread_time() - began)
         return result
 
 
@@ -150,6 +151,7 @@ class Simulation:
         ray_id = f"{self.n_asked:08x}"
         config = self.clock.time("ask", self.proposals.suggest, ray_id)
         if not isinstance(config, dict):
+            self.clock.spent["ask"].pop()
             return False
         self.n_asked += 1
         trial = SimulatedTrial(ray_id, config, epochs=list(self.epochs), epoch_s=float(self.rng.uniform(0.5, 2.0)))
@@ -195,27 +197,33 @@ class Simulation:
 
 def simulate(n_trials: int, n_workers: int, n_reports: int, *, sees_all: bool) -> dict[str, float]:
     """Run one simulation in this process and measure it."""
+    from vadtune.tuning.study import open_study
+
     logging.disable(logging.INFO)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         simulation = Simulation(folder, n_trials, n_workers, n_reports, sees_all=sees_all)
         simulation.run()
         study_mb = (folder / "study.log").stat().st_size / 1e6
+        memory_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+        opened = time.thread_time()
+        n_found = len(open_study(folder / "study.log").get_trials(deepcopy=False))
+        opened = time.thread_time() - opened
+    assert n_found == n_trials
     spent = {what: np.array(seconds) for what, seconds in simulation.clock.spent.items()}
     total = sum(seconds.sum() for seconds in spent.values())
     return {
         "trials": simulation.ledger.ended.total(),
         "reports": len(spent["report"]),
         "ask_ms": 1e3 * spent["ask"].sum() / n_trials,
-        "last_ask_ms": 1e3 * float(np.median(spent["ask"][-50:-1])),
+        "last_ask_ms": 1e3 * float(np.median(spent["ask"][-50:])),
         "report_ms": 1e3 * float(spent["report"].mean()),
         "end_ms": 1e3 * float(spent["end"].mean()),
         "trial_ms": 1e3 * total / n_trials,
         "results_per_s": len(spent["report"]) / total,
-        "memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
-        "memory_before_mb": began / 1e3,
+        "memory_mb": memory_mb,
         "study_mb": study_mb,
+        "open_s": opened,
         "requests": simulation.shelf.requests.total(),
     }
 

@@ -38,10 +38,20 @@ def test_the_best_the_latest_and_those_that_have_not_ended_are_seen():
     assert shown(sampler, study) == [open_one, best, second, *others[2:]]
 
 
+def test_of_many_that_run_the_latest_are_seen():
+    study = optuna.create_study()
+    sampler = Windowed(optuna.samplers.RandomSampler(seed=0), n_open=2)
+    numbers = [add(study, state=TrialState.RUNNING) for _ in range(5)]
+    assert shown(sampler, study) == numbers[-2:]
+    study.tell(numbers[0], 0.3)
+    study.tell(numbers[3], 0.5)
+    assert shown(sampler, study) == [0, 2, 3, 4]
+
+
 @given(st.lists(st.sampled_from([0.0, 1.0, 2.0, None, "fail", "open"]), max_size=60), st.integers(1, 7))
 def test_what_is_seen_does_not_depend_on_how_often_it_is_asked(values, every):
     study = optuna.create_study()
-    often, once = (Windowed(optuna.samplers.RandomSampler(), n_best=4, n_recent=5) for _ in range(2))
+    often, once = (Windowed(optuna.samplers.RandomSampler(), n_best=4, n_recent=5, n_open=3) for _ in range(2))
     for number, value in enumerate(values):
         if value == "open":
             add(study, state=TrialState.RUNNING)

@@ -1,6 +1,7 @@
 """A sampler that looks at a part of a study: what a proposal costs stops growing with it."""
 
 import bisect
+import heapq
 from collections.abc import Container, Sequence
 from copy import deepcopy as deep_copy
 from typing import Any, cast
@@ -16,7 +17,7 @@ USABLE = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
 class Windowed(BaseSampler):
-    """Shows another sampler the best trials, the latest and those that have not ended; all, while there are few.
+    """Shows another sampler the best trials, the latest that ended and the latest that run; all, while there are few.
 
     TPE counts at most 25 trials as good and weighs the others the less the older they are, so little is lost.
 
@@ -25,10 +26,11 @@ class Windowed(BaseSampler):
         n_best: How many of the best ended trials it sees, by TPE's order: complete ones, then pruned ones by how far
             they came.
         n_recent: How many of the latest ended trials it sees.
+        n_open: How many of the latest others: TPE keeps away from what runs, and a thousand would be all it sees.
     """
 
-    def __init__(self, inner: BaseSampler, n_best: int = 25, n_recent: int = 250) -> None:
-        self.inner, self.n_best, self.n_recent = inner, n_best, n_recent
+    def __init__(self, inner: BaseSampler, n_best: int = 25, n_recent: int = 150, n_open: int = 25) -> None:
+        self.inner, self.n_best, self.n_recent, self.n_open = inner, n_best, n_recent, n_open
         self._n_seen = 0
         self._open: set[int] = set()
         self._best: list[tuple[tuple[float, float, float], int]] = []
@@ -72,11 +74,10 @@ class Windowed(BaseSampler):
         """
         self._open |= set(range(self._n_seen, len(trials)))
         self._n_seen = len(trials)
-        for number in sorted(self._open):
-            if trials[number].state.is_finished():
-                self._open.discard(number)
-                self._note(trials[number])
-        shown = self._open.union(self._recent, (number for _, number in self._best))
+        for number in [number for number in self._open if trials[number].state.is_finished()]:
+            self._open.discard(number)
+            self._note(trials[number])
+        shown = {*self._recent, *(number for _, number in self._best), *heapq.nlargest(self.n_open, self._open)}
         return [trials[number] for number in sorted(shown)]
 
     def _note(self, trial: FrozenTrial) -> None:
