@@ -101,6 +101,8 @@ available_node_types:
     )
     assert read_types(path) == (WorkerType("spot", {"CPU": 8.0, "GPU": 1.0}, 3), WorkerType("full", {}, 2))
     assert read_types(tmp_path / "missing.yaml") == ()
+    path.write_text("{provider: {type: local}, available_node_types: {any: {max_workers: 2}}}", encoding="utf-8")
+    assert read_types(path) is None
     path.write_text("{", encoding="utf-8")
     assert read_types(path) == ()
 

@@ -37,19 +37,26 @@ def worker_types() -> tuple[WorkerType, ...] | None:
     return () if "--no-monitor" in os.environ.get("KUBERAY_GEN_RAY_START_CMD", "") else None
 
 
-def read_types(path: Path) -> tuple[WorkerType, ...]:
-    """The worker types of a cluster file as `ray up` copies it to the head, the cloud's answers filled in."""
+def read_types(path: Path) -> tuple[WorkerType, ...] | None:
+    """The worker types of a cluster file as `ray up` copies it to the head, the cloud's answers filled in.
+
+    Returns:
+        None if the machines are those that are listed, and no others can come.
+    """
     import yaml
 
     try:
         config: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (OSError, yaml.YAMLError):
         return ()
+    if (config.get("provider") or {}).get("type") == "local":
+        return None
     at_most = int(config.get("max_workers", 2))
     types = []
     for name, kind in (config.get("available_node_types") or {}).items():
-        n = min(at_most, int(kind.get("max_workers", at_most)))
-        if name != config.get("head_node_type") and n > 0:
+        default = 0 if name == config.get("head_node_type") else at_most
+        n = min(at_most, int(kind.get("max_workers", default)))
+        if n > 0:
             resources = {key: float(value) for key, value in (kind.get("resources") or {}).items()}
             types.append(WorkerType(str(name), resources, n))
     return tuple(types)
