@@ -13,6 +13,9 @@ import optuna
 import pandas as pd
 import pytest
 
+from tests.small_runs import wine
+from vadtune.cli import say
+from vadtune.search import _sentences
 from vadtune.training.artifact import load_artifact
 from vadtune.tuning.study import read_study
 
@@ -136,3 +139,19 @@ def test_ctrl_c_leaves_a_run_that_can_be_read_and_resumed(tmp_path):
     assert "RUNNING" not in states
     assert {"COMPLETE", "WAITING"} & states
     assert (tmp_path / "runs" / "cut" / "best" / "SHA256SUMS").exists()
+
+
+def test_names_cannot_steer_the_terminal_that_shows_the_result():
+    clear = "\x1b[2J\x1b]0;owned\x07"
+    document = {
+        "best": {"trial": 1, "test_rmse": 0.5, "params": {f"model.{clear}": clear}, "artifact": f"{clear}/best"},
+        "baselines": {"mean": {"failure": clear}},
+        "trials": {"complete": 1},
+        "seconds": 1.0,
+    }
+    assert _sentences(document, Path(f"runs/{clear}"), wine()).replace("\n", "").isprintable()
+
+
+def test_what_is_said_on_the_way_cannot_steer_the_terminal(capsys):
+    say("dataset \x1b[2J\x9b31m")
+    assert capsys.readouterr().err == "dataset ?[2J?31m\n"

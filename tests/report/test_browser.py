@@ -145,6 +145,22 @@ def test_all_trials_can_be_filtered_and_sorted(visit: Callable[..., Tab], image_
     assert values[-1] == "–"
 
 
+def test_a_trial_of_the_table_opens_to_what_it_reported(
+    visit: Callable[..., Tab], image_run: Path, image_report: Path
+) -> None:
+    tab = visit(image_report)
+    tab.page.locator("#all > summary").click()
+    tab.page.fill("#trial-filter", "17")
+    tab.page.locator("#all-trials button.more").click()
+    reports = read_run(image_run).trials[17].intermediate_values
+    said = tab.page.inner_text("#all-trials td.reports")
+    assert said.count(": ") == len(reports)
+    assert f"{min(reports)}: {reports[min(reports)]:.4g}" in said
+    tab.page.keyboard.press("Enter")
+    assert tab.page.locator("#all-trials td.reports").count() == 0
+    assert tab.problems == []
+
+
 def test_parallel_coordinates_brush_and_let_go(visit: Callable[..., Tab], image_report: Path) -> None:
     tab = visit(image_report).drawn()
     page = tab.page

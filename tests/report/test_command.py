@@ -9,7 +9,11 @@ import sys
 import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.study import StudyDirection
 
 from tests.report import factory
 from vadtune.report.__main__ import main
@@ -97,3 +101,22 @@ def test_help_is_fast_and_imports_nothing_heavy() -> None:
     assert done.returncode == 0, done.stderr
     assert "examples:" in done.stdout
     assert time.monotonic() - began < 5
+
+
+def test_names_in_the_run_folder_of_a_stranger_steer_neither_terminal_nor_spreadsheet(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = factory.make_run(tmp_path / "run", n_trials=12)
+    log = folder / "study.log"
+    log.write_text(log.read_text().replace('"train.lr"', '"=HYPERLINK(1)"'))
+    assert main([str(folder), "-o", str(tmp_path / "r.html"), "--csv", str(tmp_path / "t.csv")]) == 0
+    assert "'=HYPERLINK(1)" in pd.read_csv(tmp_path / "t.csv").columns
+    log.unlink()
+    storage = JournalStorage(JournalFileBackend(str(log)))
+    for name in ("\x1b[2Ja", "\x1b]0;owned\x07b"):
+        storage.create_new_study([StudyDirection.MINIMIZE], name)
+    capsys.readouterr()
+    assert main([str(folder)]) == 2
+    said = capsys.readouterr().err
+    assert "holds several studies" in said
+    assert said.rstrip("\n").isprintable()

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from vadtune.report import figures_gallery as gallery
@@ -109,7 +110,8 @@ def test_mechanisms_are_sorted_and_the_searched_one_is_in_colour() -> None:
 
 def test_the_latent_view_is_thinned_evenly() -> None:
     n = 5000
-    found = Latent(np.zeros((n, 2)), np.arange(n) % 3, np.linspace(0, 1, n))
+    label = np.arange(n) % 3
+    found = Latent(np.stack([label, 0.0 * label], axis=1), label, np.linspace(0, 1, n))
     frame = latent.latent_frame(found, n_most=100)
     assert len(frame) == 100
     assert frame["error"].iloc[[0, -1]].tolist() == [0, 1]
@@ -123,3 +125,11 @@ def test_rows_without_labels_or_errors_are_drawn_all_the_same() -> None:
     assert frame["label"].tolist() == [-1] * 4
     assert len(latent.draw_labels(frame).data) == 1
     assert len(latent.draw_errors(frame).data[0].x) == 0
+
+
+def test_labels_that_would_lie_on_one_another_are_left_to_the_legend() -> None:
+    frame = pd.DataFrame({"x": [0.0, 0.01, 5.0], "y": [0.0, 0.0, 0.0], "label": [0, 1, 2], "error": [0.1, 0.1, 0.1]})
+    figure = latent.draw_labels(frame)
+    assert [note.text for note in figure.layout.annotations] == ["<b>0</b>", "<b>2</b>"]
+    assert [trace.name for trace in figure.data] == ["0", "1", "2"]
+    assert figure.layout.showlegend

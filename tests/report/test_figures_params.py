@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
@@ -220,3 +221,12 @@ def test_an_end_that_is_natural_is_not_to_be_moved(low: float, high: float, valu
     trials = [trial(0, {"dropout": value}, 0.1, space), trial(1, {"dropout": 0.3}, 0.2, space)]
     known = scales(trials)
     assert figures.edge_hints(figures.edges_frame(trials[0], trials, known), known) == []
+
+
+def test_scores_that_differ_late_have_ticks_that_differ() -> None:
+    near = pd.DataFrame({"final_rmse": [0.18870, 0.18872, math.nan]})
+    texts = figures._score_axis(near).ticks[1]
+    assert len(set(texts)) == len(texts) == 6
+    assert texts[-1] == "pruned"
+    assert figures._score_axis(pd.DataFrame({"final_rmse": [0.5, 0.5]})).ticks[1] == ["0.5000"]
+    assert figures._score_axis(pd.DataFrame({"final_rmse": [0.4, 0.6]})).ticks[1][0] == "0.4000"

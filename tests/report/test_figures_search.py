@@ -12,6 +12,7 @@ from tests.report import factory
 from vadtune.report import figures_history as history
 from vadtune.report import figures_learning as learning
 from vadtune.report import figures_verdict as figures
+from vadtune.report import sections
 from vadtune.report.run import Run, read_run
 from vadtune.report.trials import duration, number, sample_trials, score, trials_frame, word
 
@@ -194,3 +195,25 @@ def test_seconds_scores_and_params_are_written_to_be_read() -> None:
     assert [duration(s) for s in (8.31, 171.4, 11040.0, None)] == ["8.3 s", "2 min 51 s", "3 h 4 min", "–"]
     assert score(0.12) == "0.1200"
     assert [word(v) for v in (True, 3, 0.00123456, "free", None)] == ["true", "3", "0.001235", "free", "–"]
+
+
+def test_the_history_is_told_in_words_that_fit_a_first_trial_that_stays_the_best() -> None:
+    first = history.history_frame(table(value=[0.3, 0.4], end_s=[10.0, 20.0]))
+    assert sections._history_in_words(first) == (
+        "The best trial is number 0, found after 10.0 s: the first completed one. 1 later trial did not beat it."
+    )
+    later = history.history_frame(table(value=[0.4, 0.3], end_s=[10.0, 20.0]))
+    assert sections._history_in_words(later) == (
+        "The best trial is number 1, found after 20.0 s: 25.0% below the first completed one."
+    )
+
+
+def test_pointing_at_a_trial_of_the_history_shows_its_params(run: Run) -> None:
+    frame = history.history_frame(trials_frame(run))
+    params = {trial.number: trial.params for trial in run.trials}
+    points = [trace for trace in history.draw_history(frame, params, over_time=False).data if trace.hovertext]
+    texts = {text.split(" ")[1]: text for trace in points for text in trace.hovertext}
+    best = run.best_trial
+    assert best is not None
+    latent_dim = best.params["model.latent_dim"]
+    assert f"<br>model.latent_dim = {latent_dim}" in texts[str(best.number)]

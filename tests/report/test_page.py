@@ -19,6 +19,8 @@ from vadtune.report.images import plain_figure
 from vadtune.report.markup import Html, tag, text
 from vadtune.report.page import charts, render, run_page, write_report
 from vadtune.report.run import read_run
+from vadtune.report.sections_params import _without_ranges
+from vadtune.report.sections_trials import _breakable
 from vadtune.report.theme import CONFIG, DARK, LIGHT, label
 
 
@@ -216,3 +218,21 @@ def test_the_room_imports_neither_torch_nor_ray() -> None:
             for name in names:
                 assert name.split(".")[0] not in {"torch", "ray"}, path
                 assert not re.match(r"vadtune\.(models|training|tuning)", name), path
+
+
+def test_the_winner_stands_beside_the_ranges_it_was_searched_in_and_what_was_fixed(image_run: Path) -> None:
+    run = read_run(image_run)
+    page = render(run_page(run))
+    words = Reader(page).text
+    assert "of 8 … 128, logarithmic" in words
+    assert "Fixed settings" in words
+    space = {
+        "model": {"kind": "vad", "latent_dim": {"low": 2, "high": 8}, "decoder": {"output": "sigmoid"}},
+        "first": [{"model": {"latent_dim": 4}}],
+    }
+    assert _without_ranges(space) == {"model": {"kind": "vad", "decoder": {"output": "sigmoid"}}}
+
+
+def test_heads_of_the_best_ten_may_be_broken_after_dots_and_on_paper_after_underscores() -> None:
+    heads = [str(piece) for piece in _breakable("train.learning_rate")]
+    assert heads == ["train.", "<wbr>", "learning_", '<wbr class="fine">', "rate"]

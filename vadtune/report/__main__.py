@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vadtune.cli import say
 from vadtune.errors import ConfigError, VadtuneError
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _run(options)
     except VadtuneError as error:
-        sys.stderr.write(f"{error}\n")
+        say(*str(error).splitlines())  # a stranger's run folder may hold what steers a terminal
         return error.exit_code
 
 

@@ -1,5 +1,6 @@
 """How the search went: best so far over trials and over time, what the workers did, how the scores spread."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from vadtune.report.theme import BEST, STATE_COLOURS, axis, drawing, label
-from vadtune.report.trials import duration, sample_trials, score
+from vadtune.report.trials import duration, sample_trials, score, told
 
 
 def history_frame(trials: pd.DataFrame) -> pd.DataFrame:
@@ -27,8 +28,10 @@ def history_frame(trials: pd.DataFrame) -> pd.DataFrame:
     return frame[frame["shown"].notna()].reset_index(drop=True)
 
 
-def draw_history(frame: pd.DataFrame, *, over_time: bool, n_most: int = 700) -> go.Figure:
-    """Points are trials by state, the line is the best so far."""
+def draw_history(
+    frame: pd.DataFrame, params: Mapping[int, Mapping[str, object]], *, over_time: bool, n_most: int = 700
+) -> go.Figure:
+    """Points are trials by state, their params (by number) on hover; the line is the best so far."""
     x, title = ("end_s", "seconds since the first trial") if over_time else ("number", "trial")
     best = "best_by_time" if over_time else "best_by_number"
     frame = frame[frame[x].notna()]
@@ -37,13 +40,14 @@ def draw_history(frame: pd.DataFrame, *, over_time: bool, n_most: int = 700) -> 
     for state in ("pruned", "failed", "waiting", "running", "complete"):
         points = sample[sample["state"] == state]
         if not points.empty:
-            figure.add_trace(_points(points, x, state))
+            figure.add_trace(_points(points, x, state, params))
     line = frame.sort_values(x)[[x, best]].dropna().drop_duplicates(best)
     if not line.empty:
         end = pd.DataFrame({x: [frame[x].max()], best: [line[best].iloc[-1]]})
         line = pd.concat([line, end], ignore_index=True)
         figure.add_trace(_best_line(line[x], line[best]))
-    figure.update_layout(xaxis=axis(title, showgrid=False), yaxis=axis("validation RMSE", range=_focus(frame)))
+    x_axis = axis(title, showgrid=False, rangemode="tozero" if over_time else "normal")
+    figure.update_layout(xaxis=x_axis, yaxis=axis("validation RMSE", range=_focus(frame)))
     return figure
 
 
@@ -145,11 +149,11 @@ def draw_spread(frame: pd.DataFrame) -> go.Figure:
     return figure
 
 
-def _points(points: pd.DataFrame, x: str, state: str) -> go.Scatter:
+def _points(points: pd.DataFrame, x: str, state: str, params: Mapping[int, Mapping[str, object]]) -> go.Scatter:
     symbol = {"failed": "x", "waiting": "circle-open", "running": "circle-open"}.get(state, "circle")
     size = 5 if state == "pruned" else 7
     hover = [
-        f"trial {n} · {state}<br>{score(v)} after {e:.0f} epochs" if e == e else f"trial {n} · {state}<br>{score(v)}"
+        "<br>".join([f"trial {n} · {state}", score(v) + (f" after {e:.0f} epochs" if e == e else ""), *told(params[n])])
         for n, v, e in zip(points["number"], points["shown"], points["last_epoch"], strict=True)
     ]
     return go.Scatter(

@@ -20,15 +20,16 @@ def latent_frame(latent: Latent, n_most: int = 2000) -> pd.DataFrame:
 
 def draw_labels(frame: pd.DataFrame) -> go.Figure:
     """Points in the colour of their label, and the label itself at the middle of its points."""
-    figure = _plane(showlegend=False)
     labels = sorted(frame["label"].unique())
+    figure = _plane(showlegend=len(labels) > 1)
     for i, found in enumerate(labels):
         mine = frame[frame["label"] == found]
         colour = "var(--dim)" if found < 0 else SERIES[i % len(SERIES)]
         hover = "no label" if found < 0 else f"label {found}"
-        figure.add_trace(_dots(mine, {"color": colour, "size": 5, "opacity": 0.6}, hover + "<extra></extra>"))
-    for found in [found for found in labels if found >= 0][:20]:
-        middle = frame.loc[frame["label"] == found, ["x", "y"]].median()
+        dots = _dots(mine, {"color": colour, "size": 5, "opacity": 0.6}, hover + "<extra></extra>")
+        figure.add_trace(dots.update(name="none" if found < 0 else str(found)))
+    figure.update_layout(legend={"itemsizing": "constant", "itemwidth": 30})
+    for found, middle in _apart(frame).items():
         pill = {
             "bgcolor": "var(--ground)",
             "opacity": 0.88,
@@ -39,11 +40,24 @@ def draw_labels(frame: pd.DataFrame) -> go.Figure:
     return figure
 
 
+def _apart(frame: pd.DataFrame, n_most: int = 20) -> dict[int, "pd.Series[float]"]:
+    """The middle of each label's points, without those that would be written over one another; the legend has all."""
+    size = float(max(np.ptp(frame["x"]), np.ptp(frame["y"]))) or 1.0
+    known = [found for found in sorted(frame["label"].unique()) if found >= 0]
+    placed: dict[int, pd.Series[float]] = {}
+    for found in known[:n_most]:
+        middle = frame.loc[frame["label"] == found, ["x", "y"]].median()
+        if all(float(np.hypot(*(middle - other))) > 0.07 * size for other in placed.values()):
+            placed[int(found)] = middle
+    return placed
+
+
 def draw_errors(frame: pd.DataFrame) -> go.Figure:
     """Points coloured by how far off their row is; the worst are drawn last."""
     frame = frame[frame["error"].notna()].sort_values("error")
     figure = _plane(showlegend=False)
     bar = {"thickness": 10, "outlinewidth": 0, "tickfont": {"color": "var(--muted)", "size": 11}, "len": 0.9}
+    bar |= {"title": {"text": "RMSE of the row", "side": "right", "font": {"color": "var(--muted)", "size": 12}}}
     colour = {"color": frame["error"].to_numpy(np.float32), "colorscale": _towards_dark(), "colorbar": bar, "size": 5.5}
     high = float(frame["error"].quantile(0.98)) if len(frame) else 1.0
     marker = colour | {"opacity": 0.85, "cmin": float(frame["error"].min()) if len(frame) else 0.0, "cmax": high}

@@ -9,8 +9,8 @@ import pandas as pd
 import plotly.graph_objects as go
 from optuna.trial import FrozenTrial
 
-from vadtune.report.theme import BEST, STATE_COLOURS, axis, drawing, label, upright
-from vadtune.report.trials import records, sample_trials, score, word
+from vadtune.report.theme import BEST, STATE_COLOURS, axis, drawing, upright
+from vadtune.report.trials import records, sample_trials, score, told
 
 
 def curves_frame(trials: Sequence[FrozenTrial], frame: pd.DataFrame, n_most: int = 240) -> pd.DataFrame:
@@ -95,7 +95,7 @@ def draw_rungs(rungs: pd.DataFrame) -> go.Figure:
     ):
         text = [str(n) if n else "" for n in rungs[column]]
         hover = f"%{{y}} {name}<extra></extra>"
-        inside = {"textposition": "inside", "insidetextanchor": "middle", "textangle": 0}
+        inside = {"textposition": "inside", "insidetextanchor": "middle", "textangle": 0, "constraintext": "none"}
         figure.add_trace(
             go.Bar(x=names, y=rungs[column], name=name, marker_color=colour, text=text, hovertemplate=hover, **inside)
         )
@@ -129,8 +129,7 @@ def _curve(curve: pd.DataFrame, kind: str, hover: str, *, first: bool) -> go.Sca
 
 
 def _hover(number: int, kind: str, params: dict[str, object]) -> str:
-    lines = [f"{label(path)} = {label(word(value))}" for path, value in params.items()]
-    return "<br>".join([f"trial {number} · {kind}", *lines[:14]])
+    return "<br>".join([f"trial {number} · {kind}", *told(params)])
 
 
 def _curve_range(curves: pd.DataFrame) -> list[float] | None:

@@ -1,5 +1,6 @@
 """The params against the score: parallel coordinates, slices, contours, and the edges of the ranges."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -276,10 +277,19 @@ def _score_axis(frame: pd.DataFrame) -> _Axis:
     known = values[np.isfinite(values)]
     low, high = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
     places = np.where(np.isfinite(values), 0.88 * (values - low) / ((high - low) or 1.0), 1.0)
-    ticks = [(0.88 * i / 4, score(low + i / 4 * (high - low))) for i in range(5)] if len(known) else []
+    ticks = _score_ticks(low, high) if len(known) else []
     if not np.isfinite(values).all():
         ticks.append((1.0, "pruned"))
     return _Axis("validation RMSE", places, ([place for place, _ in ticks], [text for _, text in ticks]))
+
+
+def _score_ticks(low: float, high: float) -> list[tuple[float, str]]:
+    """Places and texts, with as many decimals as tell neighbours apart: scores may differ in the sixth only."""
+    if high <= low:
+        return [(0.0, score(low))]
+    decimals = min(max(4, -math.floor(math.log10((high - low) / 4))), 9)
+    marks = [low + i / 4 * (high - low) for i in range(5)]
+    return [(0.22 * i, f"{v:.{decimals}f}" if abs(v) < 100 else score(v)) for i, v in enumerate(marks)]
 
 
 def _epochs_axis(frame: pd.DataFrame) -> _Axis:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-VOID = frozenset({"meta", "input", "link"})
+VOID = frozenset({"meta", "input", "link", "wbr"})
 
 
 class Html(str):

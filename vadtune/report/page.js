@@ -69,7 +69,12 @@
       redraw();
     } else if (button.dataset.copy !== undefined) copy(button);
     else if (button.id === "trial-more") { trials.shown += 400; showTrials(); }
-    else if (button.closest("#all-trials th")) {
+    else if (button.dataset.trial !== undefined) {
+      const number = Number(button.dataset.trial);
+      if (!trials.open.delete(number)) trials.open.add(number);
+      showTrials();
+      document.querySelector(`#all-trials [data-trial="${number}"]`)?.focus();
+    } else if (button.closest("#all-trials th")) {
       const column = button.closest("th").cellIndex;
       trials.sign = column === trials.column ? -trials.sign : 1;
       trials.column = column;
@@ -111,7 +116,12 @@
   }
 
   // All trials: rows are made as they are looked at, out of the page's data; text is only ever set as text.
-  const trials = { shown: 100, column: 0, sign: 1, filter: "" };
+  const trials = { shown: 100, column: 0, sign: 1, filter: "", open: new Set() };
+  function reportsOf(number) {
+    const [epochs, values] = page.trials.reports[number] || [[], []];
+    const said = epochs.map((epoch, i) => `${epoch}: ${values[i] === null ? "–" : values[i].toPrecision(4)}`);
+    return said.length ? `Validation RMSE by epoch – ${said.join(" · ")}` : "It has reported nothing.";
+  }
   function matching() {
     const rows = page.trials.rows, words = trials.filter.toLowerCase().split(/\s+/).filter(Boolean);
     const found = words.length ? rows.filter(row => {
@@ -141,7 +151,17 @@
     const body = make("tbody", table);
     for (const row of rows.slice(0, trials.shown)) {
       const tr = make("tr", body);
-      row.forEach((v, i) => { const td = make("td", tr, v === null ? "–" : typeof v === "number" ? String(+v.toPrecision(5)) : String(v)); if (numeric[i]) td.className = "n"; });
+      row.forEach((v, i) => { const td = make("td", tr, i === 0 ? undefined : v === null ? "–" : typeof v === "number" ? String(+v.toPrecision(5)) : String(v)); if (numeric[i]) td.className = "n"; });
+      const number = row[0], isOpen = trials.open.has(number), more = make("button", tr.cells[0], String(number));
+      more.type = "button";
+      more.className = "more";
+      more.dataset.trial = number;
+      more.title = "What it reported";
+      more.setAttribute("aria-expanded", isOpen);
+      if (!isOpen) continue;
+      const reports = make("td", make("tr", body), reportsOf(number));
+      reports.colSpan = row.length;
+      reports.className = "reports";
     }
     document.getElementById("trial-count").textContent = `${rows.length} of ${page.trials.rows.length} trials`;
     document.getElementById("trial-more").hidden = rows.length <= trials.shown;

@@ -67,9 +67,17 @@ def run_page(run: Run, known: Importances | None = None) -> Page:
         f"{run.name} – vadtune",
         run.name,
         made,
-        {"columns": [str(name) for name in table], "rows": values},
+        {"columns": [str(name) for name in table], "rows": values, "reports": _reports(run)},
         run.is_running,
     )
+
+
+def _reports(run: Run) -> dict[str, list[list[object]]]:
+    """Number of a trial -> its epochs and the RMSE at each."""
+    histories = {str(trial.number): sorted(trial.intermediate_values.items()) for trial in run.trials}
+    return {
+        n: [[_plain(e) for e, _ in pairs], [_plain(v) for _, v in pairs]] for n, pairs in histories.items() if pairs
+    }
 
 
 def comparison_page(runs: Sequence[Run]) -> Page:

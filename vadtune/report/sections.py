@@ -28,7 +28,7 @@ def run_sections(run: Run, known: Importances | None = None) -> tuple[Section, .
     trials = trials_frame(run)
     made = [
         verdict_section(run, trials),
-        history_section(trials),
+        history_section(run, trials),
         learning_section(run, trials),
         parameters_section(run, known or importances(run.trials)),
         imputation_section(run),
@@ -58,17 +58,18 @@ def verdict_chart(frame: pd.DataFrame) -> Chart:
     return Chart("verdict", "", verdict.draw_verdict(frame), numbers)
 
 
-def history_section(trials: pd.DataFrame) -> Section:
+def history_section(run: Run, trials: pd.DataFrame) -> Section:
     """Best so far, over trials and over seconds, and what the workers did."""
     frame = history.history_frame(trials)
     if frame.empty:
         return Section("history", "History", "How the search went", (nothing("No trial has reported yet."),))
     numbers = frame[["number", "state", "shown", "best_by_number", "end_s"]]
-    figure = history.draw_history(frame, over_time=False)
+    params = {trial.number: trial.params for trial in run.trials}
+    figure = history.draw_history(frame, params, over_time=False)
     note = _out_of_sight(frame, figure.layout.yaxis.range)
     charts = [Chart("history", "Best so far, by trial", figure, numbers, note)]
     if frame["end_s"].notna().any():
-        figure = history.draw_history(frame, over_time=True)
+        figure = history.draw_history(frame, params, over_time=True)
         numbers = frame.sort_values("end_s")[["end_s", "number", "state", "shown", "best_by_time"]]
         charts.append(Chart("history-time", "Best so far, by time", figure, numbers, note))
     blocks: list[Block] = [Grid(tuple(charts))]
@@ -221,10 +222,9 @@ def _history_in_words(frame: pd.DataFrame) -> str:
     gain = 1 - best["value"] / first["value"] if first["value"] else 0.0
     when = f" after {duration(best['end_s'])}" if np.isfinite(best["end_s"]) else ""
     later = int((frame["number"] > best["number"]).sum())
-    return (
-        f"The best trial is number {best['number']:.0f}, found{when}: {gain:.1%} below the first completed one. "
-        f"{later} later trials did not beat it."
-    )
+    better = f"{gain:.1%} below the first completed one" if gain >= 0.0005 else "the first completed one"
+    beaten = f" {later:,} later {'trial' if later == 1 else 'trials'} did not beat it." if later else ""
+    return f"The best trial is number {best['number']:.0f}, found{when}: {better}.{beaten}"
 
 
 def _out_of_sight(frame: pd.DataFrame, shown: tuple[float, float] | None) -> str:

@@ -6,15 +6,18 @@ from vadtune.report import figures_importance as importance
 from vadtune.report import figures_params as figures
 from vadtune.report.blocks import Block, Chart, Grid, Section, nothing
 from vadtune.report.figures_importance import Basis, Importances
-from vadtune.report.markup import Html, tag
+from vadtune.report.markup import Html, table, tag
 from vadtune.report.run import Run
 from vadtune.report.scales import Scale, scales
 from vadtune.report.trials import word
+from vadtune.settings import flatten
 
 N_AXES = 9
 N_SLICES = 6
 N_CONTOURS = 3
 TITLE = "What mattered"
+# What a range or a set of choices in a search space has, and a section of it has not.
+RANGE = frozenset({"low", "high", "choices", "when"})
 
 
 def parameters_section(run: Run, found: Importances | None) -> Section:
@@ -23,7 +26,9 @@ def parameters_section(run: Run, found: Importances | None) -> Section:
     known = scales(run.trials)
     blocks: list[Block] = []
     if best is not None:
-        blocks.append(_best_params(best.params))
+        blocks.append(_best_params(best.params, known))
+        fixed = _fixed(run)
+        blocks += [fixed] if fixed is not None else []
         hints = figures.edge_hints(figures.edges_frame(best, run.trials, known), known)
         blocks += [tag("p", hint.words, " ", tag("code", hint.setting), class_="note") for hint in hints]
     if found is None:
@@ -38,9 +43,34 @@ def parameters_section(run: Run, found: Importances | None) -> Section:
     return Section("parameters", "Parameters", TITLE, tuple(blocks), _in_words(found))
 
 
-def _best_params(params: dict[str, object]) -> Html:
-    items = [tag("div", tag("dt", path), tag("dd", word(value))) for path, value in sorted(params.items())]
+def _best_params(params: dict[str, object], known: dict[str, Scale]) -> Html:
+    """The winner's params, each with the range in which it was searched."""
+    items = []
+    for path, value in sorted(params.items()):
+        searched = tag("small", f"of {known[path].range_in_words()}") if path in known else None
+        items.append(tag("div", tag("dt", path), tag("dd", word(value), searched)))
     return tag("dl", *items, class_="params")
+
+
+def _fixed(run: Run) -> Html | None:
+    """What the search space held fixed, behind a fold."""
+    varied = {path for trial in run.trials for path in trial.distributions}
+    settings = flatten(_without_ranges(run.settings.space))
+    rows = [(path, word(value)) for path, value in settings.items() if path not in varied]
+    if not rows:
+        return None
+    return tag("details", tag("summary", "Fixed settings"), table(pd.DataFrame(rows, columns=["setting", "value"])))
+
+
+def _without_ranges(space: dict[str, object]) -> dict[str, object]:
+    """The sections of a space, without what is searched and without the points that are tried first."""
+    kept: dict[str, object] = {}
+    for key, value in space.items():
+        if isinstance(value, dict) and not RANGE & value.keys():
+            kept[key] = _without_ranges(value)
+        elif not isinstance(value, dict | list):
+            kept[key] = value
+    return kept
 
 
 def _importance(found: Importances) -> Grid:

@@ -1,5 +1,6 @@
 """The last section: the best ten with the command that trains each again, and all trials to look through."""
 
+import re
 import shlex
 
 import pandas as pd
@@ -58,7 +59,7 @@ def _best_table(run: Run, frame: pd.DataFrame) -> Html:
     columns = [str(column) for column in frame]
     numeric = {c: pd.to_numeric(frame[c], errors="coerce").notna().sum() == frame[c].notna().sum() for c in columns}
     heads = [
-        tag("th", tag("button", names.get(c, c), type="button"), scope="col", class_="n" if numeric[c] else None)
+        tag("th", tag("button", *_breakable(names.get(c, c)), type="button"), scope="col", class_=_side(numeric[c]))
         for c in columns
     ]
     rows = []
@@ -72,13 +73,25 @@ def _best_table(run: Run, frame: pd.DataFrame) -> Html:
     return tag("div", body, class_="scroll tall", tabindex="0")
 
 
+def _side(numeric: bool) -> str | None:  # noqa: FBT001
+    return "n" if numeric else None
+
+
+def _breakable(path: str) -> list[Html | str]:
+    """A dotted path that may be broken after a dot, and on paper after an underscore, too."""
+    pieces: list[Html | str] = []
+    for part in re.split(r"(?<=[._])", path):
+        pieces += [part, tag("wbr", class_="fine" if part.endswith("_") else None)]
+    return pieces[:-1]
+
+
 def _cell(name: str, value: object, *, numeric: bool) -> Html:
     known = value is not None and value == value
     shown = word(value) if known else "–"
     if known and isinstance(value, float) and name in {"value", "train_s"}:
         shown = score(value) if name == "value" else number(value, 3)
     sort_by = value if numeric and known else None
-    return tag("td", shown, class_="n" if numeric else None, data_v=sort_by)
+    return tag("td", shown, class_=_side(numeric), data_v=sort_by)
 
 
 def _all_trials(n_trials: int) -> Html:

@@ -19,7 +19,7 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")
 def write_trials(runs: Sequence[Run], path: Path) -> Path:
     """Write one row a trial, `run` first, whole or not at all.
 
-    A text that a spreadsheet would take for a formula gets an apostrophe before it.
+    A text that a spreadsheet would take for a formula gets an apostrophe before it, the name of a column, too.
 
     Raises:
         ArtifactError: The file cannot be written.
@@ -27,7 +27,7 @@ def write_trials(runs: Sequence[Run], path: Path) -> Path:
     parts = [all_frame(run, trials_frame(run)) for run in runs]
     for part, name in zip(parts, run_names(runs), strict=True):
         part.insert(0, "run", name)
-    table = pd.concat(parts, ignore_index=True).map(_harmless)
+    table = pd.concat(parts, ignore_index=True).map(_harmless).rename(columns=_harmless)
     try:
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:

@@ -1,7 +1,7 @@
 """The trials of a run as pandas frames: what every figure starts from."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -10,6 +10,7 @@ import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 
 from vadtune.report.run import Run, final_value
+from vadtune.report.theme import label
 
 STATES = {
     TrialState.COMPLETE: "complete",
@@ -76,6 +77,11 @@ def word(value: Any) -> str:
     if isinstance(value, float):
         return number(value)
     return str(value)
+
+
+def told(params: Mapping[str, Any], n_most: int = 14) -> list[str]:
+    """Params for a figure's hover, one `path = value` a line."""
+    return [f"{label(path)} = {label(word(value))}" for path, value in list(params.items())[:n_most]]
 
 
 def number(value: float | None, digits: int = 4) -> str:
