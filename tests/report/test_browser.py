@@ -214,7 +214,7 @@ def test_five_thousand_trials_open_quickly(visit: Callable[..., Tab], big_report
     tab.page.wait_for_selector("#plot-verdict .main-svg")
     first = time.monotonic() - began
     assert tab.drawn().problems == []
-    assert first < 20  # under 2 s on a machine that does nothing else
+    assert first < 20  # 2.6 to 3.0 s was measured, on two cores that also had other work
 
 
 def test_the_page_prints_in_light_colours_within_its_paper(visit: Callable[..., Tab], image_report: Path) -> None:
