@@ -14,7 +14,7 @@ import numpy as np
 from tests.tuning.conftest import LINE
 from tests.tuning.fake_runs import FakeConfig, FakeRuns
 from vadtune.errors import VadtuneError
-from vadtune.tuning.cluster import Cluster
+from vadtune.tuning.cluster import Cluster, shipment
 from vadtune.tuning.database import Database
 from vadtune.tuning.progress import Snapshot
 from vadtune.tuning.runner import Plan, run_search
@@ -46,7 +46,8 @@ def main(folder: Path, n_trials: int, epoch_s: float, url: str | None = None) ->
         max_epochs=45,
         n_trials=n_trials,
     )
-    cluster = Cluster(address) if (address := os.environ.get("ADDRESS")) else None
+    address = os.environ.get("ADDRESS")
+    cluster = Cluster(address, shipment(with_code=True)) if address else None
     runs = FakeRuns(epoch_s, journal=folder.with_name("journal"))
     with cluster or nullcontext():
         outcome = run_search(plan, {"rows": np.arange(5)}, runs, Lines(), cluster)

@@ -50,7 +50,7 @@ class Session:
         self.marks: dict[str, float] = {}
         self.phase = "starting Ray"
         self.notes: list[str] = []
-        self.concurrent, self.n_nodes, self.cpus = 1, 0, 0.0
+        self.concurrent, self.n_nodes, self.cpus, self.gpus = 1, 0, 0.0, 0.0
         self.launchable: tuple[WorkerType, ...] | None = None
         self.roomless_since: float | None = None
         self.surveyed = math.inf
@@ -118,7 +118,7 @@ class Session:
         plan, nodes = self.plan, ray.nodes()  # type: ignore[no-untyped-call]
         alive = [node["Resources"] for node in nodes if node["Alive"]]
         self.surveyed, self.n_nodes = time.monotonic(), len(alive)
-        self.cpus = sum(resources.get("CPU", 0.0) for resources in alive)
+        self.cpus, self.gpus = (sum(resources.get(kind, 0.0) for resources in alive) for kind in ("CPU", "GPU"))
         room = room_now = sum(n_fitting(resources, plan.cpus_per_trial, plan.gpus_per_trial) for resources in alive)
         # Trials that wait for room are what makes a cluster grow: as many as its workers could hold at most.
         for kind in self.launchable or ():
@@ -207,6 +207,8 @@ class Session:
             n_nodes=self.n_nodes,
             cpus_used=len(running) * self.plan.cpus_per_trial,
             cpus=self.cpus,
+            gpus_used=len(running) * self.plan.gpus_per_trial,
+            gpus=self.gpus,
             rungs=ledger.rung_counts(),
             notes=tuple(self.notes),
         )
