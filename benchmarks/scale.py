@@ -1,7 +1,8 @@
 """What the driver costs when a search is large: simulated workers, real sampler, scheduler, study and searcher.
 
     python benchmarks/scale.py --quick          # 50 and 200 trials, some seconds
-    python benchmarks/scale.py                  # 100, 1,000 and 10,000 trials with 50 reports each
+    python benchmarks/scale.py                  # 100, 1,000 and 10,000 trials with 50 reports each: ten minutes
+    python benchmarks/scale.py --trials 10000 --begun 9000      # the last 1,000 of 10,000
 
 Workers are a queue of events: a trial reports learning-curve values at the epochs at which a real one does, and the
 driver's own code (`Proposals`, `Governor`, `Events`, `Ledger`, study journal) handles every report, checkpoint and end.
@@ -108,10 +109,13 @@ class Simulation:
         n_trials: How many trials are to end.
         n_workers: How many run at once.
         n_reports: How often a trial reports that nothing stops.
+        n_begun: How many of the trials an earlier session left in the study.
         sees_all: Whether TPE looks at all trials instead of a window of them.
     """
 
-    def __init__(self, folder: Path, n_trials: int, n_workers: int, n_reports: int, *, sees_all: bool = False) -> None:
+    def __init__(
+        self, folder: Path, n_trials: int, n_workers: int, n_reports: int, *, n_begun: int, sees_all: bool
+    ) -> None:
         from vadtune.training.config import TrialConfig
         from vadtune.tuning.crew import Alone
         from vadtune.tuning.ledger import Ledger
@@ -124,10 +128,11 @@ class Simulation:
         self.rungs = scheduler.rungs(MAX_EPOCHS)
         self.epochs = list(report_epochs(self.rungs, MAX_EPOCHS, n_reports))
         self.shelf, self.clock, self.rng = Shelf(), Clock(), np.random.default_rng(0)
+        space = load_space(find_space("vad_tables"), TrialConfig)
         crew = Alone(folder / "study.log")
+        crew.study.add_trials(past_trials(space, self.epochs, n_begun))
         sampler = TPE().build(0, 0)
         crew.study.sampler = sampler.inner if sees_all else sampler
-        space = load_space(find_space("vad_tables"), TrialConfig)
         self.ledger = Ledger(crew, space, self.shelf, seed=0, rungs=self.rungs, n_trials=n_trials)
         session = SimulatedSession(n_workers)
         self.proposals = Proposals(self.ledger, session)
@@ -195,14 +200,45 @@ class Simulation:
         self.proposals.on_trial_complete(trial.trial_id, result)
 
 
-def simulate(n_trials: int, n_workers: int, n_reports: int, *, sees_all: bool) -> dict[str, float]:
+def past_trials(space: Any, epochs: list[int], n_trials: int) -> list[Any]:
+    """Trials as an earlier session would have left them, each with all its reports: a hundred kinds, in turn."""
+    import optuna
+
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    kinds = []
+    for number in range(min(n_trials, 100)):
+        trial = study.ask()
+        space.suggest(trial)
+        values = {epoch: 0.3 + number / 1000 + math.exp(-epoch / 20) for epoch in epochs}
+        state = optuna.trial.TrialState.COMPLETE if number % 5 == 0 else optuna.trial.TrialState.PRUNED
+        attributes = {
+            "ray_trial_id": f"{number:08x}",
+            "host": "h",
+            "worker": "h:1",
+            "epochs": epochs[-1],
+            "train_s": 1.0,
+        }
+        kinds.append(
+            optuna.trial.create_trial(
+                state=state,
+                value=values[epochs[-1]] if number % 5 == 0 else None,
+                params=trial.params,
+                distributions=trial.distributions,
+                intermediate_values=values,
+                user_attrs=attributes,
+            )
+        )
+    return [kinds[number % len(kinds)] for number in range(n_trials)]
+
+
+def simulate(n_trials: int, n_workers: int, n_reports: int, *, n_begun: int, sees_all: bool) -> dict[str, float]:
     """Run one simulation in this process and measure it."""
     from vadtune.tuning.study import open_study
 
     logging.disable(logging.INFO)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        simulation = Simulation(folder, n_trials, n_workers, n_reports, sees_all=sees_all)
+        simulation = Simulation(folder, n_trials, n_workers, n_reports, n_begun=n_begun, sees_all=sees_all)
         simulation.run()
         study_mb = (folder / "study.log").stat().st_size / 1e6
         memory_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
@@ -215,11 +251,11 @@ def simulate(n_trials: int, n_workers: int, n_reports: int, *, sees_all: bool) -
     return {
         "trials": simulation.ledger.ended.total(),
         "reports": len(spent["report"]),
-        "ask_ms": 1e3 * spent["ask"].sum() / n_trials,
+        "ask_ms": 1e3 * float(spent["ask"].mean()),
         "last_ask_ms": 1e3 * float(np.median(spent["ask"][-50:])),
         "report_ms": 1e3 * float(spent["report"].mean()),
         "end_ms": 1e3 * float(spent["end"].mean()),
-        "trial_ms": 1e3 * total / n_trials,
+        "trial_ms": 1e3 * total / len(spent["end"]),
         "results_per_s": len(spent["report"]) / total,
         "memory_mb": memory_mb,
         "study_mb": study_mb,
@@ -231,7 +267,7 @@ def simulate(n_trials: int, n_workers: int, n_reports: int, *, sees_all: bool) -
 def in_a_process_of_its_own(n_trials: int, n_workers: int, args: argparse.Namespace) -> dict[str, float]:
     """`simulate`, so that the memory is of this simulation alone."""
     command = [sys.executable, __file__, "--one", str(n_trials), "--workers", str(n_workers)]
-    command += ["--reports", str(args.reports)] + ["--sees-all"] * args.sees_all
+    command += ["--reports", str(args.reports), "--begun", str(args.begun)] + ["--sees-all"] * args.sees_all
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     result: dict[str, float] = json.loads(done.stdout)
     return result
@@ -250,12 +286,15 @@ def main() -> None:
     parser.add_argument("--trials", type=int, nargs="+", help="sizes (default: 100 1000 10000)")
     parser.add_argument("--workers", type=int, help="trials at once (default: a tenth of the trials)")
     parser.add_argument("--reports", type=int, default=50, help="reports of a trial that nothing stops (default: 50)")
+    parser.add_argument(
+        "--begun", type=int, default=0, help="how many of the trials an earlier session left (default: 0)"
+    )
     parser.add_argument("--sees-all", action="store_true", help="TPE without its window, for comparison")
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     args = parser.parse_args()
     if args.one:
-        print(json.dumps(simulate(args.one, args.workers, args.reports, sees_all=args.sees_all)))
+        print(json.dumps(simulate(args.one, args.workers, args.reports, n_begun=args.begun, sees_all=args.sees_all)))
         return
     sizes = args.trials or ([50, 200] if args.quick else [100, 1_000, 10_000])
     rows = [in_a_process_of_its_own(n, args.workers or max(1, n // 10), args) for n in sizes]
