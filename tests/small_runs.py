@@ -7,12 +7,13 @@ from pathlib import Path
 
 from optuna.trial import TrialState
 
+from vadtune.data.problem import Problem, load_problem
 from vadtune.data.splits import DataConfig
 from vadtune.settings import Nested, flatten, parse
 from vadtune.training.artifact import save_artifact
 from vadtune.training.config import TrialConfig
 from vadtune.training.run import TrialRun
-from vadtune.tuning.conclude import Problem, load_problem, scored, write_json
+from vadtune.tuning.conclude import scored, write_json
 from vadtune.tuning.samplers import draw_seed
 from vadtune.tuning.schedulers import report_epochs
 from vadtune.tuning.space import make_space

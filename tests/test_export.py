@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from vadtune.data.datasets import load
 from vadtune.errors import ArtifactError, ConfigError
 from vadtune.export import main
 from vadtune.training.artifact import load_artifact
+from vadtune.training.config import InferConfig
 from vadtune.tuning.past_run import open_run
 
 
@@ -67,6 +69,7 @@ def test_the_lines_of_the_card_impute_as_the_model_does(run, tmp_path, capsys, m
     code = (folder / f"{kind.upper()}.md").read_text().split("```")[1].removeprefix("python\n")
     exec(code, lines)
     artifact = load_artifact(folder)
+    artifact = replace(artifact, config=artifact.config.model_copy(update={"infer": InferConfig(method="lbfgs")}))
     z = np.random.default_rng(0).normal(size=(5, artifact.config.model.latent_dim)).astype(np.float32)
     with torch.no_grad():
         expected = artifact.model.decoder(torch.from_numpy(z)).numpy()

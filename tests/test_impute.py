@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from tests.small_runs import SETTINGS, modules_after, train_small
 from vadtune.data.csv_text import _split
+from vadtune.data.problem import Problem
 from vadtune.data.splits import DataConfig, split
 from vadtune.data.tables import Column, Table, from_frame, read_table, write_table
 from vadtune.errors import ConfigError, DataError
@@ -22,7 +23,6 @@ from vadtune.impute import main
 from vadtune.settings import parse
 from vadtune.training.artifact import load_artifact
 from vadtune.training.fill import Filler
-from vadtune.tuning.conclude import Problem
 
 NAMES = ("height", "age", "smokes")
 

@@ -3,9 +3,9 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vadtune.imputer import VADImputer, VAEImputer
+    from vadtune.imputer import SearchImputer, VADImputer, VAEImputer
 
-__all__ = ["VADImputer", "VAEImputer", "__version__"]
+__all__ = ["SearchImputer", "VADImputer", "VAEImputer", "__version__"]
 __version__ = "0.1.0"
 
 

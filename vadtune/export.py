@@ -13,7 +13,8 @@ from vadtune.errors import ConfigError
 from vadtune.settings import Nested
 
 if TYPE_CHECKING:
-    from vadtune.tuning.conclude import Problem, Winner
+    from vadtune.data.problem import Problem
+    from vadtune.tuning.conclude import Winner
     from vadtune.tuning.past_run import PastRun
     from vadtune.tuning.study import BestTrial
 

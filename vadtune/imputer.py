@@ -1,8 +1,8 @@
-"""scikit-learn estimators that impute by a model with given settings."""
+"""scikit-learn estimators: `VADImputer` and `VAEImputer` with given settings, `SearchImputer` that finds them."""
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
@@ -14,6 +14,9 @@ from vadtune.training.artifact import Artifact, load_artifact
 from vadtune.training.config import TrialConfig
 from vadtune.training.device import resolve_device
 from vadtune.training.fitting import fit_on_all, fit_watched
+
+if TYPE_CHECKING:
+    import optuna
 
 
 class ModelImputer(Imputer):
@@ -243,6 +246,100 @@ class VAEImputer(ModelImputer):
         self.keep_empty_features = keep_empty_features
         self.device = device
         self.random_state = random_state
+
+
+class SearchImputer(Imputer):
+    """Searches a model's settings as `vadtune.search` does, then trains the best ones on all rows.
+
+    Rows are split and cells hidden as there; trials run on Ray. The run folder is the same, too: it has the study, a
+    report, and in `best` the winner as it was scored, before it was trained again.
+
+    Args:
+        model: `vad` or `vae`.
+        n_trials: After how many trials to end; None if `time_budget_s` alone is to say.
+        time_budget_s: Seconds after which no trial goes on.
+        n_jobs: How many trials run at once; None and -1: as many as there are CPUs for.
+        address: Of a running Ray cluster, `auto` or `HOST:PORT`; None for this machine.
+        storage: Where checkpoints go: a folder or address that every node sees; None for the run folder.
+        space: What is searched: the name of a space, a TOML file, or nested values; None for the tables' own.
+        settings: Values or ranges that replace those of the space, by dotted path: `{"train.n_epochs": 50}`.
+        missing_rate: Share of the known cells to hide.
+        mechanism: Why they are hidden: `mcar`, `mar`, `mnar`, `block` or `landmark`.
+        sampler: Proposes settings: `tpe`, `gp`, `cmaes`, `qmc`, `random` or `grid`.
+        scheduler: Stops trials: `asha`, `hyperband`, `median` or `none`.
+        runs: Folder of run folders.
+        add_indicator: Whether to append columns that say what was unknown.
+        keep_empty_features: Whether columns without any observed cell stay, filled with 0.
+        device: `auto`, `cpu` or `cuda`.
+        random_state: Of splits, masks and all else.
+
+    Attributes:
+        best_params_: What was searched, by dotted path, as in the best trial.
+        best_score_: Minus its error over hidden validation cells: higher is better.
+        run_folder_: The folder of the run.
+        artifact_: The model, trained on all rows; its metrics are those of the best trial.
+    """
+
+    MIN_ROWS = 3
+
+    def __init__(
+        self,
+        model: str = "vad",
+        *,
+        n_trials: int | None = 30,
+        time_budget_s: float | None = None,
+        n_jobs: int | None = None,
+        address: str | None = None,
+        storage: str | None = None,
+        space: str | Path | Mapping[str, Any] | None = None,
+        settings: Mapping[str, Any] | None = None,
+        missing_rate: float = 0.2,
+        mechanism: str = "mcar",
+        sampler: str = "tpe",
+        scheduler: str = "asha",
+        runs: str | Path = "runs",
+        add_indicator: bool = False,
+        keep_empty_features: bool = False,
+        device: str = "auto",
+        random_state: Any = None,
+    ) -> None:
+        self.model = model
+        self.n_trials = n_trials
+        self.time_budget_s = time_budget_s
+        self.n_jobs = n_jobs
+        self.address = address
+        self.storage = storage
+        self.space = space
+        self.settings = settings
+        self.missing_rate = missing_rate
+        self.mechanism = mechanism
+        self.sampler = sampler
+        self.scheduler = scheduler
+        self.runs = runs
+        self.add_indicator = add_indicator
+        self.keep_empty_features = keep_empty_features
+        self.device = device
+        self.random_state = random_state
+
+    @property
+    def study_(self) -> "optuna.Study":
+        """The Optuna study of the run, read from its folder."""
+        from vadtune.tuning.study import read_study
+
+        return read_study(self.run_folder_ / "study.log")
+
+    def _train(self, table: Table) -> Artifact:
+        # A fitted imputer does without Ray and Optuna.
+        from vadtune.report.page import write_report
+        from vadtune.tuning.whole_search import SearchSettings, search_and_refit
+
+        given = {name: getattr(self, name) for name in SearchSettings.model_fields if name != "seed"}
+        plain = {name: _plain(value) for name, value in given.items()} | {"seed": self._seed()}
+        settings = parse(SearchSettings, plain, "SearchImputer")
+        found = search_and_refit(settings, table)
+        write_report(found.folder)
+        self.best_params_, self.best_score_, self.run_folder_ = found.params, -found.error, found.folder
+        return found.artifact
 
 
 def _plain(value: Any) -> Any:

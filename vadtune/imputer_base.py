@@ -4,7 +4,7 @@ import copy
 from abc import ABC, abstractmethod
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +39,8 @@ class Imputer(TransformerMixin, BaseEstimator, ABC):  # type: ignore[misc]  # sc
         n_features_in_: How many columns `fit` saw.
         feature_names_in_: Their names, if all were strings.
     """
+
+    MIN_ROWS: ClassVar[int] = 1
 
     add_indicator: bool
     keep_empty_features: bool
@@ -133,7 +135,14 @@ class Imputer(TransformerMixin, BaseEstimator, ABC):  # type: ignore[misc]  # sc
             validate_data(self, frame, reset=reset, skip_check_array=True)
             return from_frame(frame, "X", "X"), frame
         # Infinities are ours to refuse: with their column and row.
-        values = validate_data(self, plain_array(X), reset=reset, dtype=FLOAT_DTYPES, ensure_all_finite=False)
+        values = validate_data(
+            self,
+            plain_array(X),
+            reset=reset,
+            dtype=FLOAT_DTYPES,
+            ensure_all_finite=False,
+            ensure_min_samples=self.MIN_ROWS if reset else 1,
+        )
         return from_matrix(values, [f"x{j}" for j in range(values.shape[1])], "X"), None
 
     def _filler(self) -> Filler:

@@ -15,15 +15,14 @@ from vadtune.search_flags import parser
 from vadtune.settings import Nested, merge, parse, parse_assignments
 
 if TYPE_CHECKING:
-    from vadtune.tuning.conclude import Problem, Winner
+    from vadtune.data.problem import Problem
+    from vadtune.tuning.conclude import Winner
     from vadtune.tuning.runner import Outcome, Plan
     from vadtune.tuning.space import Space
 
 DEFAULT_TIME_BUDGET_S = 130.0
 BASELINE_LIMIT_S = 60.0
 N_DRY_RUN = 10
-# What may not change when a run goes on: its trials could not be compared any more.
-FIXED = ("data", "model")
 
 
 def main(arguments: list[str]) -> int:
@@ -62,43 +61,51 @@ def dry_run(args: argparse.Namespace) -> int:
 
 def search(args: argparse.Namespace, command: str) -> int:
     """Search, export, compare, report, print."""
-    from vadtune.tuning.cluster import Cluster, shipment
-    from vadtune.tuning.preflight import check_local_cpus
-    from vadtune.tuning.record import begin, describe_run, summarise
-    from vadtune.tuning.trackers import check_installed
-
     began = time.monotonic()
     folder = run_folder(args)
-    if args.address is None:
-        check_local_cpus(args.cpus_per_trial)
-    space, sampler, scheduler = resolve_space(args, is_image=_is_image(args))
-    runtime_env = shipment(with_code=args.ship_code) if args.address is not None else None
-    check_installed(_trackers(args))
-    with Cluster(args.address, runtime_env) as cluster:
-        problem = load_problem(args)
-        plan = make_plan(args, folder, space, sampler, scheduler)
-        settings = describe_run(command, plan, problem)
-        begin(folder, settings, resume=args.resume, database=plan.database)
-        _say_begin(problem, plan)
-        with _baselines(problem) as baselines:
-            outcome = _run(plan, problem, cluster)
-            cluster.stop()
-            if outcome.end == "interrupted":
-                cli.say(
-                    "Interrupted; everything so far is saved. Go on with:", "  " + resume_command(command, folder.name)
-                )
-            winners = _export(plan, problem, args.top)
-            results = {} if outcome.end == "interrupted" else baselines.results()
-        document = summarise(plan, problem, outcome, winners[0], results, time.monotonic() - began)
-        _write_results(folder, winners[0], problem, document, brief=outcome.end == "interrupted")
-    document["seconds"] = round(time.monotonic() - began, 1)
-    _write_summary(folder, document)
-    _publish(plan, outcome)
+    problem = load_problem(args)
+    # Before the imports of torch and Ray, which leave the other core idle.
+    with _baselines(problem) as baselines:
+        document, is_interrupted = _search(args, command, folder, problem, baselines, began)
     if args.json:
         cli.show_json(document)
     else:
         cli.show(_sentences(document, folder, problem))
-    return cli.INTERRUPTED if outcome.end == "interrupted" else 0
+    return cli.INTERRUPTED if is_interrupted else 0
+
+
+def _search(
+    args: argparse.Namespace, command: str, folder: Path, problem: "Problem", baselines: Any, began: float
+) -> tuple[Nested, bool]:
+    """All between the table and the result's document; True if it was interrupted."""
+    from vadtune.tuning.cluster import Cluster, shipment
+    from vadtune.tuning.lock import locked
+    from vadtune.tuning.preflight import check_folder, check_local_cpus
+    from vadtune.tuning.record import begin, describe_run, summarise
+    from vadtune.tuning.trackers import check_installed
+
+    if args.address is None:
+        check_local_cpus(args.cpus_per_trial)
+    check_installed(_trackers(args))
+    plan = make_plan(args, folder, *resolve_space(args, is_image=problem.table.image_shape is not None))
+    runtime_env = shipment(with_code=args.ship_code) if args.address is not None else None
+    check_folder(folder)
+    with locked(folder), Cluster(args.address, runtime_env) as cluster:
+        begin(folder, describe_run(command, plan, problem), resume=args.resume, database=plan.database)
+        _say_begin(problem, plan)
+        outcome = _run(plan, problem, cluster)
+        cluster.close()
+        is_interrupted = outcome.end == "interrupted"
+        if is_interrupted:
+            cli.say("Interrupted; everything so far is saved. Go on with:", "  " + resume_command(command, folder.name))
+        winners = _export(plan, problem, args.top)
+        results = {} if is_interrupted else baselines.results()
+        document = summarise(plan, problem, outcome, winners[0], results, time.monotonic() - began)
+        _write_results(folder, winners[0], problem, document, brief=is_interrupted)
+        document["seconds"] = round(time.monotonic() - began, 1)
+        _write_summary(folder, document)
+        _publish(plan, outcome)
+    return document, is_interrupted
 
 
 def run_folder(args: argparse.Namespace) -> Path:
@@ -160,8 +167,8 @@ def resolve_space(args: argparse.Namespace, *, is_image: bool) -> tuple["Space",
 
 def load_problem(args: argparse.Namespace) -> "Problem":
     """The table, its splits and what is hidden."""
+    from vadtune.data.problem import load_problem
     from vadtune.data.splits import DataConfig
-    from vadtune.tuning.conclude import load_problem
 
     return load_problem(parse(DataConfig, cli.data_values(args), "flags"), args.data_dir)
 

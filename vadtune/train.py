@@ -14,11 +14,11 @@ from vadtune.errors import ConfigError, Diverged, NoUsableTrial
 from vadtune.settings import Nested, merge, parse, parse_assignments, read_json, read_toml
 
 if TYPE_CHECKING:
+    from vadtune.data.problem import Problem
     from vadtune.data.tables import FloatArray
     from vadtune.training.artifact import Artifact
     from vadtune.training.config import TrialConfig
     from vadtune.training.run import TrialRun
-    from vadtune.tuning.conclude import Problem
     from vadtune.tuning.past_run import PastRun
 
 EXAMPLES = """\
@@ -122,8 +122,8 @@ def open_past(text: str | None) -> Iterator[tuple["PastRun | None", int | None]]
 
 def load(args: argparse.Namespace, past: "PastRun | None") -> "Problem":
     """The table and what is hidden of it: of the flags, and where they are silent of the run."""
+    from vadtune.data.problem import load_problem
     from vadtune.data.splits import DataConfig
-    from vadtune.tuning.conclude import load_problem
 
     given = cli.data_values(args)
     if past is not None:

@@ -39,7 +39,8 @@ def holdouts(splits):
 def test_no_cell_is_both_seen_and_scored_and_none_is_lost(mechanism):
     table = some_table()
     splits = split(table, DataConfig(dataset="t", mechanism=mechanism))
-    for part, rows in zip(holdouts(splits), splits.indices, strict=True):
+    for part, index in zip(holdouts(splits), splits.indices, strict=True):
+        rows = np.tile(index, len(part.truth) // len(index))
         observed, hidden = ~np.isnan(part.rows.x), ~np.isnan(part.truth)
         assert not (observed & hidden).any()
         assert np.array_equal(observed | hidden, ~np.isnan(table.values[rows]))
@@ -54,7 +55,7 @@ def test_every_row_is_in_one_split():
 
 @pytest.mark.parametrize("mechanism", [Mcar(), Block()], ids=lambda mechanism: mechanism.kind)
 def test_nothing_that_a_model_sees_depends_on_hidden_values(mechanism):
-    table, config = some_table(), DataConfig(dataset="t", mechanism=mechanism)
+    table, config = some_table(14_000), DataConfig(dataset="t", mechanism=mechanism)  # validation rows come once
     before = split(table, config)
     altered = table.values.copy()
     for part, rows in zip(holdouts(before), before.indices, strict=True):
@@ -100,6 +101,19 @@ def test_mar_observes_the_same_columns_in_every_split():
     splits = split(some_table(), DataConfig(dataset="t", mechanism=Mar()))
     driven = [(~np.isnan(part.truth)).any(axis=0).tolist() for part in holdouts(splits)]
     assert driven[0] == driven[1] == driven[2]
+
+
+@pytest.mark.parametrize("mechanism", [Mcar(), Mar(), Mnar(), Block()], ids=lambda mechanism: mechanism.kind)
+def test_validation_rows_of_a_small_table_come_again_with_other_cells_hidden(mechanism):
+    table = some_table()
+    splits = split(table, DataConfig(dataset="t", mechanism=mechanism, missing_rate=0.3))
+    rows = splits.indices[1]
+    copies = splits.validation.truth.reshape(8, len(rows), 6)
+    hidden = ~np.isnan(copies)
+    assert len({copy.tobytes() for copy in hidden}) == 8
+    expected = splits.scaler.transform(table.values[rows])
+    assert np.array_equal(copies[hidden], np.broadcast_to(expected, copies.shape)[hidden])
+    assert hidden.mean() == pytest.approx(0.3 * (~np.isnan(table.values)).mean(), abs=0.06)
 
 
 def test_scaled_training_cells_have_mean_zero_and_deviation_one():

@@ -12,7 +12,7 @@ from vadtune.models.vae import VAEConfig
 from vadtune.training.config import InferConfig, ModelConfig, TrainConfig, TrialConfig
 
 MODEL_CONFIGS = get_args(get_args(ModelConfig)[0])
-THOROUGH = InferConfig(n_steps=300, tolerance=1e-7)
+THOROUGH = InferConfig(method="lbfgs", n_steps=300, tolerance=1e-7)
 
 
 @dataclass(frozen=True)

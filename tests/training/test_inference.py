@@ -13,7 +13,8 @@ from vadtune.models.objective import Batch, Posterior
 from vadtune.models.vad import VADConfig
 from vadtune.models.vae import VAEConfig
 from vadtune.training.config import InferConfig
-from vadtune.training.inference import N_PROBES, descend, infer, with_curvature
+from vadtune.training.inference import N_PROBES, infer, with_curvature
+from vadtune.training.lbfgs import descend
 
 DATA = low_rank(12)
 
@@ -50,12 +51,41 @@ def test_inference_finds_the_exact_posterior_of_a_linear_decoder(kl_weight, nois
     assert_close(found.double(), expected, rtol=0, atol=1e-3)
 
 
-def test_the_default_settings_are_near_the_exact_posterior():
+@pytest.mark.parametrize(("settings", "allowed"), [(InferConfig(method="lbfgs"), 0.1), (InferConfig(), 0.3)])
+def test_default_settings_are_near_the_exact_posterior(settings, allowed):
     model = linear_vad(DATA.weight, DATA.bias, DATA.noise_std)
     expected, precision = exact_posterior(DATA.weight, DATA.bias, DATA.noise_std, DATA.x)
-    error = infer(model, Batch.of(DATA.x), InferConfig()).mean.double() - expected
+    error = infer(model, Batch.of(DATA.x), settings).mean.double() - expected
     # In posterior standard deviations: what is left is small beside what nobody can know.
-    assert torch.einsum("nl,nlk,nk->n", error, precision, error).max() < 0.1
+    assert torch.einsum("nl,nlk,nk->n", error, precision, error).max() < allowed
+
+
+@pytest.mark.parametrize("kl_weight", [1.0, 0.3])
+def test_the_bound_s_minimum_is_the_mean_field_optimum_of_a_linear_decoder(kl_weight):
+    model = linear_vad(DATA.weight, DATA.bias, DATA.noise_std, kl_weight)
+    expected, precision = exact_posterior(DATA.weight, DATA.bias, DATA.noise_std, DATA.x, kl_weight)
+    found = infer(model, Batch.of(DATA.x), InferConfig(n_steps=3000, learning_rate=0.03))
+    variance = kl_weight / precision.diagonal(dim1=1, dim2=2)
+    # Adam weighs the skewed gradients of the log variance, so that it ends a little off.
+    assert_close(found.log_var.double(), variance.log(), rtol=0, atol=0.2)
+    assert ((found.mean - expected).square() / variance).max() < 0.01
+
+
+def test_the_bound_ends_lower_than_where_the_density_is_highest():
+    model, batch = curved(), Batch.of(DATA.x)
+    by_density = with_curvature(model, DATA.x, infer(model, batch, THOROUGH))
+    by_bound = infer(model, batch, InferConfig(n_steps=300))
+    losses = []
+    for posterior in (by_density, by_bound):
+        rng = torch.Generator().manual_seed(9)
+        draws = [model.loss(batch, posterior, posterior.sample(rng)).detach() for _ in range(200)]
+        losses.append(torch.stack(draws).mean())
+    assert losses[1] < losses[0]
+
+
+def test_a_fixed_variance_stays():
+    model = curved(posterior="fixed", log_var=-4.0)
+    assert infer(model, Batch.of(DATA.x), InferConfig()).log_var.equal(torch.full((12, 5), -4.0))
 
 
 def test_latents_of_very_different_scales_are_found():
@@ -112,28 +142,31 @@ def test_inference_repeats_to_the_digit_whatever_the_global_seed(model):
     assert infer(model, Batch.of(DATA.x), InferConfig()).mean.equal(first)
 
 
+@pytest.mark.parametrize("settings", [THOROUGH, InferConfig()], ids=["lbfgs", "bound"])
 @pytest.mark.parametrize("model", [curved(), encoded(10)], ids=["vad", "vae"])
 @pytest.mark.parametrize("batch_size", [1, 7, 11, 12])
-def test_a_row_gets_the_same_answer_in_any_batch(model, batch_size):
-    together = infer(model, Batch.of(DATA.x), THOROUGH)
-    apart = infer(model, Batch.of(DATA.x), THOROUGH.model_copy(update={"batch_size": batch_size}))
+def test_a_row_gets_the_same_answer_in_any_batch(model, batch_size, settings):
+    together = infer(model, Batch.of(DATA.x), settings)
+    apart = infer(model, Batch.of(DATA.x), settings.model_copy(update={"batch_size": batch_size}))
     assert_close(model.decoder(apart.mean), model.decoder(together.mean), rtol=0, atol=1e-3)
 
 
+@pytest.mark.parametrize("settings", [THOROUGH, InferConfig()], ids=["lbfgs", "bound"])
 @pytest.mark.parametrize("model", [curved(), encoded(10)], ids=["vad", "vae"])
-def test_neither_order_nor_company_of_rows_matters(model):
+def test_neither_order_nor_company_of_rows_matters(model, settings):
     order = torch.randperm(12, generator=torch.Generator().manual_seed(0))[:5]
-    all_rows = infer(model, Batch.of(DATA.x), THOROUGH).mean
-    some = infer(model, Batch.of(DATA.x[order]), THOROUGH).mean
+    all_rows = infer(model, Batch.of(DATA.x), settings).mean
+    some = infer(model, Batch.of(DATA.x[order]), settings).mean
     assert_close(model.decoder(some), model.decoder(all_rows[order]), rtol=0, atol=1e-3)
 
 
+@pytest.mark.parametrize("settings", [THOROUGH, InferConfig()], ids=["lbfgs", "bound"])
 @pytest.mark.parametrize("other", [torch.nan, torch.inf, 1e30])
-def test_a_row_that_cannot_be_fitted_leaves_the_others_alone(other):
+def test_a_row_that_cannot_be_fitted_leaves_the_others_alone(other, settings):
     model, x = curved(), DATA.x.clone()
-    expected = infer(model, Batch.of(x[1:]), THOROUGH).mean
+    expected = infer(model, Batch.of(x[1:]), settings).mean
     x[0] = other
-    found = infer(model, Batch.of(x), THOROUGH).mean
+    found = infer(model, Batch.of(x), settings).mean
     assert found.isfinite().all()
     assert_close(model.decoder(found[1:]), model.decoder(expected), rtol=0, atol=1e-3)
 
@@ -174,7 +207,7 @@ class Counter:
 def test_inference_takes_no_more_steps_than_allowed(n_steps):
     model = curved()
     counter = Counter(model)
-    infer(model, Batch.of(DATA.x), InferConfig(n_steps=n_steps, tolerance=0.0))
+    infer(model, Batch.of(DATA.x), InferConfig(method="lbfgs", n_steps=n_steps, tolerance=0.0))
     assert len(counter.n_rows) == n_steps + 1  # and once where it starts
 
 
@@ -183,7 +216,7 @@ def test_a_model_with_an_encoder_takes_no_more_steps_than_its_settings_say(n_ste
     model = encoded(n_steps)
     counter = Counter(model)
     infer(model, Batch.of(DATA.x), InferConfig())
-    assert len(counter.n_rows) == (n_steps + 1 if n_steps else 0)
+    assert len(counter.n_rows) == n_steps
 
 
 def test_rows_that_have_converged_leave_and_a_loose_tolerance_ends_sooner():
@@ -191,7 +224,7 @@ def test_rows_that_have_converged_leave_and_a_loose_tolerance_ends_sooner():
     for tolerance in (1e-1, 1e-5):
         model = curved()
         counter = Counter(model)
-        infer(model, Batch.of(DATA.x), InferConfig(n_steps=500, tolerance=tolerance))
+        infer(model, Batch.of(DATA.x), InferConfig(method="lbfgs", n_steps=500, tolerance=tolerance))
         assert sorted(counter.n_rows, reverse=True) == counter.n_rows
         assert counter.n_rows[-1] < 12
         n_rows[tolerance] = sum(counter.n_rows)
@@ -265,4 +298,5 @@ def test_points_stay_points():
 
 def test_a_fully_hidden_row_has_the_prior_s_variance():
     model, x = curved(), torch.full((2, 12), torch.nan)
-    assert with_curvature(model, x, infer(model, Batch.of(x), InferConfig())).log_var.equal(torch.zeros(2, 5))
+    assert with_curvature(model, x, infer(model, Batch.of(x), THOROUGH)).log_var.equal(torch.zeros(2, 5))
+    assert_close(infer(model, Batch.of(x), InferConfig(n_steps=500)).log_var, torch.zeros(2, 5), rtol=0, atol=0.1)

@@ -47,6 +47,11 @@ class Model(nn.Module, ABC):
     def prior_weight(self) -> float:
         """Weight of the prior N(0, 1) on the latent means: `kl_weight`, or 0 where there is no KL term."""
 
+    @property
+    @abstractmethod
+    def learns_log_var(self) -> bool:
+        """Whether each row learns the variances of its posterior."""
+
     @abstractmethod
     def training_posteriors(self, train: Batch, rng: torch.Generator) -> TrainingPosteriors:
         """Fresh posteriors for the training rows."""

@@ -45,6 +45,7 @@ class VADConfig(Settings):
 class VAD(Model):
     """A decoder whose rows own their posteriors."""
 
+    latent_log_var: Float[Tensor, " L"]
     latent_mean: Float[Tensor, " L"]
     latent_std: Float[Tensor, " L"]
     column_mean: Float[Tensor, " D"]
@@ -57,7 +58,9 @@ class VAD(Model):
             config.kl_weight,
         )
         self.config = config
-        # What `start` needs of the training rows; a start from the prior's mean needs nothing.
+        # What `start` needs of the training rows.
+        if config.posterior != "point":
+            self.register_buffer("latent_log_var", torch.full((config.latent_dim,), config.log_var))
         if config.inference_start == "train":
             self.register_buffer("latent_mean", torch.zeros(config.latent_dim))
             self.register_buffer("latent_std", torch.zeros(config.latent_dim))
@@ -76,12 +79,13 @@ class VAD(Model):
         """Where inference begins; it depends on the row alone.
 
         `zeros` is the prior's mean; `normal` and `train` are a draw around it and around the training latents, the
-        same draw for every row; `pca` projects the mean-filled row on the components of the training rows.
+        same draw for every row; `pca` projects the mean-filled row on the components of the training rows. Log
+        variances begin at the average of those of the training rows.
         """
         mean = self._start_mean(batch)
         if self.config.posterior == "point":
             return Posterior(mean, None)
-        return Posterior(mean, torch.full_like(mean, self.config.log_var))
+        return Posterior(mean, self.latent_log_var.expand_as(mean))
 
     def _start_mean(self, batch: Batch) -> Float[Tensor, "N L"]:
         zeros = batch.x.new_zeros(len(batch), self.config.latent_dim)
@@ -98,10 +102,13 @@ class VAD(Model):
 
     @torch.no_grad()
     def remember(self, posteriors: TrainingPosteriors) -> None:
-        """Keep mean and standard deviation of the training latents, if inference begins there."""
+        """Keep what the training latents say of where inference begins."""
+        assert isinstance(posteriors, LatentTable)
+        known = posteriors.all()
+        if known.log_var is not None:
+            self.latent_log_var = known.log_var.mean(0)
         if self.config.inference_start == "train":
-            assert isinstance(posteriors, LatentTable)
-            mean = posteriors.all().mean
+            mean = known.mean
             self.latent_mean = mean.mean(0)
             self.latent_std = mean.std(0, correction=0)
 
@@ -109,6 +116,11 @@ class VAD(Model):
     def prior_weight(self) -> float:
         """The KL weight; 0 for point posteriors, which have no KL term."""
         return 0.0 if self.config.posterior == "point" else self.kl_weight
+
+    @property
+    def learns_log_var(self) -> bool:
+        """For `free` posteriors only."""
+        return self.config.posterior == "free"
 
     @property
     def max_refinement_steps(self) -> int | None:

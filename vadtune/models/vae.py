@@ -67,6 +67,11 @@ class VAE(Model):
         return self.kl_weight
 
     @property
+    def learns_log_var(self) -> bool:
+        """Always: the encoder gives them."""
+        return True
+
+    @property
     def max_refinement_steps(self) -> int | None:
         """As many as the settings say."""
         return self.config.refinement_steps

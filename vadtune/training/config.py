@@ -25,13 +25,17 @@ class TrainConfig(Settings):
 
 
 class InferConfig(Settings):
-    """How the posteriors of unseen rows are found, the decoder fixed; only `adam` and `sgd` have a learning rate."""
+    """How the posteriors of unseen rows are found, the decoder fixed.
 
-    method: Literal["lbfgs", "adam", "sgd"] = "lbfgs"
-    learning_rate: float = Field(0.05, gt=0.0)
+    `bound` is what training does; `lbfgs` finds the maximum of the posterior density; `adam` and `sgd` go there at
+    one learning rate, as the paper's code does. `tolerance` is for `lbfgs`, the learning rate for all others.
+    """
+
+    method: Literal["bound", "lbfgs", "adam", "sgd"] = "bound"
+    learning_rate: float = Field(0.1, gt=0.0)
     n_steps: int = Field(100, ge=1)
     tolerance: float = Field(3e-3, ge=0.0)
-    warm_steps: int = Field(5, ge=1)
+    warm_steps: int = Field(10, ge=1)
     batch_size: int = Field(4096, ge=1)
 
 

@@ -32,7 +32,7 @@ def impute(row):
     known = ~np.isnan(x)
     shrink = np.sqrt(about["prior_weight"]) * np.eye(about["latent_dim"])
 
-    def residuals(z):  # half the sum of their squares is what vadtune's inference minimises
+    def residuals(z):  # half the sum of their squares is minus the log density
         return np.append((decode(z[None])[0] - x)[known] / noise_std[known], shrink @ z)
 
     def slopes(z):  # central differences: one call of the decoder for all latents
@@ -67,7 +67,8 @@ _CARD = """\
 # The decoder as {name}
 
 `{file}` maps latents z (N, L) to columns x (N, D), scaled by `center` and `scale` of `inference.json`. It needs no
-vadtune. These lines fill the holes of a row; they find its latents as vadtune does, where the model has no encoder.
+vadtune. These lines fill the holes of a row from the maximum of its posterior density, as vadtune does with
+`infer.method = "lbfgs"`; its usual `bound`, which takes gradients of the decoder, is better where little is observed.
 The columns stand in the order of `columns`.
 
 ```python

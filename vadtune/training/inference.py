@@ -1,61 +1,133 @@
-"""Posteriors of unseen rows by descent, the decoder fixed: deterministic, each row on its own.
+"""Posteriors of unseen rows, the decoder fixed: deterministic, each row on its own.
 
-The latent means go to the maximum of the posterior density by L-BFGS, all rows at once but each with its own
-directions, step lengths and end: no step depends on another row, on noise or on the size of a batch. To the same
-loss on MNIST digits it needs about a tenth of Adam's passes through the decoder. The variances follow from the
-curvature.
+By default a row's posterior descends the bound that training rows descend: Adam on its mean and log variance, one draw
+of noise a step (`bound`). The noise keeps it out of the narrow maxima of the posterior density that surround a row of
+which little is observed: on MNIST digits with 80% missing the error over hidden cells is 6% below that at the maximum,
+which `lbfgs` finds in fewer passes.
 
-Source: Zadeh et al. (2019), arXiv:1903.00840, section 3 (test-time inference); Nocedal (1980), Updating quasi-Newton
-matrices with limited storage, Mathematics of Computation 35.
+Source: Zadeh et al. (2019), arXiv:1903.00840, section 3 (test-time inference).
 """
 
-from dataclasses import dataclass, fields
+import math
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from vadtune.models.base import Model
 from vadtune.models.objective import Batch, Posterior
 from vadtune.training.config import InferConfig
+from vadtune.training.lbfgs import descend, evaluate
 
-MEMORY = 8
-CHECK_EVERY = 5
-FIRST_STEP = 0.3  # length of a row's first step, in prior standard deviations
-SUFFICIENT_DECREASE = 1e-4
-SHRINK = 0.3
-FORGET_BELOW = 0.1  # a step this short has been refused twice: the row's curvature pairs mislead it
 N_PROBES = 16
+# Less memory than in training: most steps are few, and the noise is one of two opposite draws.
+BETAS = (0.8, 0.9)
+WARM_UP = 0.1
+# Exponentials of larger log variances overflow.
+MAX_LOG_VAR = 10.0
 
 
 @torch.no_grad()
 def infer(model: Model, batch: Batch, settings: InferConfig) -> Posterior:
-    """Find the posterior means of rows, from the model's own start until they converge.
+    """Find the posteriors of rows, from the model's own start.
 
-    A row has converged when five steps lower its loss by less than `settings.tolerance` of it, and no refused step
-    promises more; `settings.n_steps` bounds them all. A model with an encoder takes at most as many steps as its own
-    settings say.
+    `bound` takes `settings.n_steps` steps, its rate falling to nothing. `lbfgs` ends a row when five steps lower its
+    loss by less than `settings.tolerance` of it, and no refused step promises more. A model with an encoder takes at
+    most as many steps as its own settings say.
 
     Args:
         model: In evaluation mode afterwards; its weights do not change.
         batch: Rows, in scaled units.
-        settings: Steps, tolerance, and how many rows to hold in memory at once.
+        settings: Method, steps, tolerance, and how many rows to hold in memory at once.
 
     Returns:
-        Posteriors without variances; `with_curvature` adds them.
+        Posteriors; without variances by all methods but `bound`: `with_curvature` adds them.
     """
     model.eval()
     limit = settings.n_steps if model.max_refinement_steps is None else model.max_refinement_steps
     starts = range(0, max(len(batch), 1), settings.batch_size)
     chunks = [batch.rows(slice(at, at + settings.batch_size)) for at in starts]
-    return Posterior(torch.cat([_find(model, chunk, limit, settings) for chunk in chunks]), None)
+    return _join([_find(model, chunk, model.start(chunk), limit, settings) for chunk in chunks])
 
 
-def _find(model: Model, batch: Batch, n_steps: int, settings: InferConfig) -> Float[Tensor, "N L"]:
-    start = model.start(batch).mean
-    if settings.method == "lbfgs":
-        return descend(model, batch, start, n_steps, settings.tolerance)
-    return descend_gradient(model, batch, start, n_steps, settings)
+@torch.no_grad()
+def infer_further(model: Model, batch: Batch, start: Posterior, settings: InferConfig) -> Posterior:
+    """Take `settings.warm_steps` steps from posteriors that were found for a similar decoder."""
+    return _find(model.eval(), batch, start, settings.warm_steps, settings)
+
+
+def _find(model: Model, batch: Batch, start: Posterior, n_steps: int, settings: InferConfig) -> Posterior:
+    if n_steps == 0:
+        return start
+    # A point has no variance whose noise could move it.
+    if settings.method == "bound" and start.log_var is not None:
+        return descend_bound(model, batch, start, n_steps, settings.learning_rate)
+    if settings.method in ("bound", "lbfgs"):
+        return Posterior(descend(model, batch, start.mean, n_steps, settings.tolerance), None)
+    return Posterior(descend_gradient(model, batch, start.mean, n_steps, settings), None)
+
+
+@torch.no_grad()
+def descend_bound(model: Model, batch: Batch, start: Posterior, n_steps: int, learning_rate: float) -> Posterior:
+    """Lower each row's bound by Adam, with one draw of noise a step.
+
+    Every row gets the same draws, and every second draw is the opposite of the one before: so a row's posterior
+    depends on the row alone, and on no generator but one made here.
+
+    Args:
+        model: In evaluation mode; a posterior whose variance it does not learn keeps it.
+        batch: Rows, in scaled units.
+        start: Means and log variances `(N, L)` to begin with.
+        n_steps: How many steps; the rate rises over the first tenth and falls to 0 along a cosine.
+        learning_rate: The highest rate.
+    """
+    assert start.log_var is not None
+    leaves = [start.mean.clone(), start.log_var.clone()][: 2 if model.learns_log_var else 1]
+    moments = [(torch.zeros_like(leaf), torch.zeros_like(leaf)) for leaf in leaves]
+    rng = torch.Generator().manual_seed(0)
+    draw = torch.zeros(start.mean.shape[1])
+    for step in range(n_steps):
+        draw = -draw if step % 2 else torch.randn(len(draw), generator=rng)
+        rise, fall = (step + 1) / (WARM_UP * n_steps), 0.5 * (1 + math.cos(math.pi * step / n_steps))
+        gradients = _bound_gradient(model, batch, leaves, start, draw)
+        for leaf, gradient, moment in zip(leaves, gradients, moments, strict=True):
+            _adam(leaf, gradient.nan_to_num_(nan=0.0), moment, step + 1, learning_rate * min(1.0, rise) * fall)
+        for log_var in leaves[1:]:
+            log_var.clamp_(-2 * MAX_LOG_VAR, MAX_LOG_VAR)
+    return _posterior(leaves, start)
+
+
+def _adam(leaf: Tensor, gradient: Tensor, moments: tuple[Tensor, Tensor], count: int, learning_rate: float) -> None:
+    """One step of Adam (Kingma and Ba 2015, arXiv:1412.6980, algorithm 1), cell by cell, so that rows do not meet.
+
+    Not torch's: the first optimizer of a process takes it two seconds of imports.
+    """
+    (beta1, beta2), (moment1, moment2) = BETAS, moments
+    moment1.lerp_(gradient, 1 - beta1)
+    moment2.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+    scale = moment2.div(1 - beta2**count).sqrt_().add_(1e-8)
+    leaf.addcdiv_(moment1, scale, value=-learning_rate / (1 - beta1**count))
+
+
+def _bound_gradient(
+    model: Model, batch: Batch, leaves: list[Tensor], start: Posterior, draw: Float[Tensor, " L"]
+) -> tuple[Tensor, ...]:
+    with torch.enable_grad():
+        inputs = [leaf.detach().requires_grad_() for leaf in leaves]
+        posterior = _posterior(inputs, start)
+        assert posterior.log_var is not None
+        z = posterior.mean + torch.exp(0.5 * posterior.log_var) * draw.to(posterior.mean)
+        # The weights of the decoder get no gradients: the graph is asked for the posteriors alone.
+        return torch.autograd.grad(model.loss(batch, posterior, z).sum(), inputs)
+
+
+def _posterior(leaves: list[Tensor], start: Posterior) -> Posterior:
+    return Posterior(leaves[0], leaves[1] if len(leaves) == 2 else start.log_var)
+
+
+def _join(parts: list[Posterior]) -> Posterior:
+    log_vars = [part.log_var for part in parts if part.log_var is not None]
+    return Posterior(torch.cat([part.mean for part in parts]), torch.cat(log_vars) if log_vars else None)
 
 
 @torch.no_grad()
@@ -67,43 +139,14 @@ def descend_gradient(
     # Adam works cell by cell, so that rows do not meet in it either.
     optimizer = (torch.optim.Adam if settings.method == "adam" else torch.optim.SGD)([mean], settings.learning_rate)
     for _ in range(n_steps):
-        _, mean.grad = _evaluate(model, batch, mean)
+        _, mean.grad = evaluate(model, batch, mean)
         optimizer.step()
     return mean
 
 
 @torch.no_grad()
-def descend(
-    model: Model, batch: Batch, start: Float[Tensor, "N L"], n_steps: int, tolerance: float = 0.0
-) -> Float[Tensor, "N L"]:
-    """Lower each row's loss by at most `n_steps` steps of its own; a row that has converged leaves."""
-    result = start.clone()
-    if n_steps == 0:
-        return result
-    least = max(tolerance, torch.finfo(start.dtype).eps)
-    rows = torch.arange(len(start), device=start.device)
-    state = _begin(model, batch, start)
-    before = state.loss
-    for step in range(1, n_steps + 1):
-        _step(model, batch, state)
-        if step % CHECK_EVERY:
-            continue
-        # A refused step is no convergence as long as a shorter one may still lower the loss.
-        going = torch.maximum(before - state.loss, state.refused) > least * state.loss
-        before = state.loss
-        if not going.all():
-            result[rows] = state.mean
-            index = going.nonzero()[:, 0]
-            rows, before, batch, state = rows[index], before[index], batch.rows(index), state.keep(index)
-        if len(rows) == 0:
-            return result
-    result[rows] = state.mean
-    return result
-
-
-@torch.no_grad()
 def with_curvature(model: Model, x: Float[Tensor, "N D"], posterior: Posterior) -> Posterior:
-    """Give posterior means the variances that minimise the bound for a decoder linear around them.
+    """Give posterior means without variances those that minimise the bound for a decoder linear around them.
 
         sigma^2 = w / (w + sum over observed cells of (d x_hat / d z)^2 / s^2),   w = the weight of the prior
 
@@ -111,7 +154,7 @@ def with_curvature(model: Model, x: Float[Tensor, "N D"], posterior: Posterior) 
     for the diagonal of a matrix). A model without a prior has point posteriors, which stay points.
     """
     weight = model.prior_weight
-    if weight == 0:
+    if weight == 0 or posterior.log_var is not None:
         return posterior
     batch = Batch.of(x.to(posterior.mean.device))
     rng = torch.Generator().manual_seed(0)
@@ -125,101 +168,3 @@ def with_curvature(model: Model, x: Float[Tensor, "N D"], posterior: Posterior) 
             (gradient,) = torch.autograd.grad(probed, mean)
         curvature += gradient.square() / N_PROBES
     return Posterior(posterior.mean, torch.log(weight / (weight + curvature)))
-
-
-@dataclass(eq=False)
-class _Rows:
-    """Where each row is, and what it knows of its loss around there; M remembered pairs, 0 where there is none.
-
-    `refused` is by how much a step along the slope would lower the loss, if the last step was refused; else 0.
-    """
-
-    mean: Float[Tensor, "N L"]
-    loss: Float[Tensor, " N"]
-    refused: Float[Tensor, " N"]
-    gradient: Float[Tensor, "N L"]
-    length: Float[Tensor, "N 1"]
-    scale: Float[Tensor, "N 1"]
-    steps: Float[Tensor, "N M L"]
-    changes: Float[Tensor, "N M L"]
-    weights: Float[Tensor, "N M"]
-
-    def keep(self, index: Int[Tensor, " K"]) -> "_Rows":
-        """Some of the rows."""
-        return _Rows(*(getattr(self, field.name)[index] for field in fields(self)))
-
-
-def _begin(model: Model, batch: Batch, start: Float[Tensor, "N L"]) -> _Rows:
-    loss, gradient = _evaluate(model, batch, start)
-    scale = FIRST_STEP / gradient.norm(dim=1, keepdim=True).clamp(min=1e-12)
-    memory = start.new_zeros(len(start), MEMORY, start.shape[1])
-    refused, length = torch.zeros_like(loss), torch.ones_like(scale)
-    return _Rows(start.clone(), loss, refused, gradient, length, scale, memory, memory.clone(), memory[:, :, 0].clone())
-
-
-def _step(model: Model, batch: Batch, state: _Rows) -> None:
-    """Try one step of every row; a row whose loss does not fall enough stays, and tries a shorter one next."""
-    direction = _direction(state)
-    slope = state.length[:, 0] * (direction * state.gradient).sum(1)
-    mean = state.mean + state.length * direction
-    loss, gradient = _evaluate(model, batch, mean)
-    accepted = loss <= state.loss + SUFFICIENT_DECREASE * slope
-    _remember(state, accepted, mean - state.mean, gradient - state.gradient)
-    column = accepted.unsqueeze(1)
-    state.mean = torch.where(column, mean, state.mean)
-    state.gradient = torch.where(column, gradient, state.gradient)
-    state.loss = torch.where(accepted, loss, state.loss)
-    state.length = torch.where(column, 1.0, state.length * SHRINK)
-    state.refused = torch.where(accepted, 0.0, -SHRINK * slope)
-
-
-def _direction(state: _Rows) -> Float[Tensor, "N L"]:
-    """The two-loop recursion (Nocedal 1980), row by row; downhill along the gradient where it fails."""
-    weights = torch.where(state.length < FORGET_BELOW, 0.0, state.weights)
-    q = state.gradient
-    alphas = []
-    for pair in reversed(range(MEMORY)):
-        alpha = weights[:, pair, None] * (state.steps[:, pair] * q).sum(1, keepdim=True)
-        q = q - alpha * state.changes[:, pair]
-        alphas.append(alpha)
-    q = q * state.scale
-    for pair, alpha in enumerate(reversed(alphas)):
-        beta = weights[:, pair, None] * (state.changes[:, pair] * q).sum(1, keepdim=True)
-        q = q + state.steps[:, pair] * (alpha - beta)
-    downhill = ((q * state.gradient).sum(1, keepdim=True) > 0) & q.isfinite().all(1, keepdim=True)
-    return -torch.where(downhill, q, state.gradient * state.scale)
-
-
-def _remember(
-    state: _Rows, accepted: Bool[Tensor, " N"], step: Float[Tensor, "N L"], change: Float[Tensor, "N L"]
-) -> None:
-    """Put the newest pair at the end of a row's memory, unless the step was refused or the curvature is negative.
-
-    Pairs that have misled a row are gone for good, and where the curvature is negative its next step may be longer:
-    or else the same direction would be tried, and refused, again and again.
-    """
-    product = (step * change).sum(1)
-    useful = accepted & (product > 1e-10)
-    forgotten = accepted.unsqueeze(1) & (state.length < FORGET_BELOW)
-    state.weights = torch.where(forgotten, 0.0, state.weights)
-    state.scale = torch.where((accepted & (product < 0)).unsqueeze(1), 2 * state.scale, state.scale)
-    cell = useful[:, None, None]
-    state.steps = torch.where(cell, torch.cat([state.steps[:, 1:], step.unsqueeze(1)], 1), state.steps)
-    state.changes = torch.where(cell, torch.cat([state.changes[:, 1:], change.unsqueeze(1)], 1), state.changes)
-    weight = 1.0 / product.clamp(min=1e-10)
-    rolled = torch.cat([state.weights[:, 1:], weight.unsqueeze(1)], 1)
-    state.weights = torch.where(useful.unsqueeze(1), rolled, state.weights)
-    scale = product / change.square().sum(1).clamp(min=1e-20)
-    state.scale = torch.where(useful.unsqueeze(1), scale.unsqueeze(1), state.scale)
-
-
-def _evaluate(
-    model: Model, batch: Batch, mean: Float[Tensor, "N L"]
-) -> tuple[Float[Tensor, " N"], Float[Tensor, "N L"]]:
-    """Each row's loss and its gradient, infinite where it is not a number."""
-    mean = mean.detach().requires_grad_()
-    with torch.enable_grad():
-        losses = model.map_loss(batch, mean)
-        # The weights of the decoder get no gradients: the graph is asked for the latents alone.
-        (gradient,) = torch.autograd.grad(losses.sum(), mean)
-    return losses.detach().nan_to_num(nan=torch.inf), gradient

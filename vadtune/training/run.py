@@ -18,10 +18,10 @@ from vadtune.data.splits import Holdout, Rows
 from vadtune.data.tables import FloatArray
 from vadtune.errors import Diverged
 from vadtune.models.base import Model
-from vadtune.models.objective import Batch
+from vadtune.models.objective import Batch, Posterior
 from vadtune.settings import parse
 from vadtune.training.config import TrialConfig
-from vadtune.training.inference import descend, infer
+from vadtune.training.inference import infer, infer_further
 from vadtune.training.trainer import Trainer
 
 Tensors = dict[str, Tensor]
@@ -45,7 +45,7 @@ class TrialRun:
         self.trainer = Trainer(config, as_tensor(train.x), torch.device(device))
         self.validation = Batch.of(as_tensor(validation.rows.x)).to(torch.device(device))
         self.truth = validation.truth
-        self.warm: Tensor | None = None  # validation latents, from report to report
+        self.warm: Posterior | None = None  # of the validation rows, from report to report
         self.loss = math.nan  # of the last epoch
         self.best_epoch = 0
         self.best_rmse = math.inf
@@ -125,9 +125,9 @@ class TrialRun:
         model = self.trainer.model.eval()
         if model.max_refinement_steps is not None:
             return infer(model, self.validation, self.config.infer).mean
-        start = model.start(self.validation).mean if self.warm is None else self.warm
-        self.warm = descend(model, self.validation, start, self.config.infer.warm_steps)
-        return self.warm
+        start = model.start(self.validation) if self.warm is None else self.warm
+        self.warm = infer_further(model, self.validation, start, self.config.infer)
+        return self.warm.mean
 
     def _score(self, mean: Float[Tensor, "N L"], model: Model | None = None) -> float:
         with torch.no_grad():
@@ -142,7 +142,7 @@ class TrialRun:
         for index, moments in trainer.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in moments.items() if tensor is not None}
         if self.warm is not None:
-            tensors["warm"] = self.warm
+            tensors |= {f"warm.{name}": tensor for name, tensor in vars(self.warm).items() if tensor is not None}
         tensors["rng"] = trainer.rng.get_state()
         return {name: tensor.contiguous() for name, tensor in tensors.items()}
 
@@ -162,7 +162,8 @@ class TrialRun:
         self.best_weights = _under("best.", tensors)
         self.best_epoch, self.best_rmse = state["best_epoch"], state["best_rmse"]
         self.train_s, self.infer_s = state["train_s"], state["infer_s"]
-        self.warm = tensors.get("warm")
+        warm = _under("warm.", tensors)
+        self.warm = Posterior(warm["mean"], warm.get("log_var")) if warm else None
 
 
 def load_best_model(folder: Path, n_features: int) -> tuple[TrialConfig, Model]:

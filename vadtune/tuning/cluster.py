@@ -1,6 +1,7 @@
 """Ray's start and end, in the background where it can be, and a watchdog for a cluster that is gone."""
 
 import atexit
+import gc
 import logging
 import os
 import shutil
@@ -92,10 +93,6 @@ class Cluster:
             self._ready.result()
         return bool(done)
 
-    def stop(self) -> None:
-        """Begin to end Ray, if it was started or joined here."""
-        self._over.set()
-
     def abandon(self) -> None:
         """Leave a cluster that is gone.
 
@@ -107,9 +104,14 @@ class Cluster:
         atexit.register(_leave)
         self._over.set()
 
-    def join(self) -> None:
-        """Wait until Ray has ended: 1 to 2 seconds."""
+    def close(self) -> None:
+        """End Ray, if it was started or joined here: 1 to 2 seconds.
+
+        It is waited for: if an object of Ray's dies in another thread meanwhile, Ray ends this process.
+        """
+        self._over.set()
         if self._thread.is_alive():
+            gc.collect()
             self._thread.join()
 
     def __enter__(self) -> "Cluster":
@@ -117,8 +119,7 @@ class Cluster:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.stop()
-        self.join()
+        self.close()
 
     def _live(self) -> None:
         import ray

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from vadtune.data.datasets import load
 from vadtune.data.masks import Block, Mar, Mcar, Mnar
 from vadtune.data.metrics import rmse, rmse_minmax
-from vadtune.data.splits import DataConfig, Holdout, Splits, split
-from vadtune.data.tables import FloatArray, Table
+from vadtune.data.problem import Problem
+from vadtune.data.splits import Holdout, Splits
+from vadtune.data.tables import FloatArray
 from vadtune.errors import ConfigError
 from vadtune.models.base import Model
 from vadtune.models.objective import Posterior
@@ -42,37 +42,6 @@ from vadtune.tuning.study import BestTrial
 MAX_CURVE_ROWS = 150
 N_PICTURES = 10
 GALLERY_RATES = (0.3, 0.5, 0.8)
-
-
-@dataclass(frozen=True, eq=False)
-class Problem:
-    """A table, what is hidden in it, and its splits."""
-
-    table: Table
-    config: DataConfig
-    splits: Splits
-
-    def describe(self) -> Nested:
-        """What an artifact says about the table it was trained on."""
-        train, validation, test = (len(part) for part in self.splits.indices)
-        return {
-            "name": self.table.name,
-            "source": self.table.source,
-            "sha256": self.table.sha256,
-            "n_rows": self.table.n_rows,
-            "n_features": self.table.n_features,
-            "unit": self.table.unit,
-            "n_train": train,
-            "n_validation": validation,
-            "n_test": test,
-            "hidden": self.config.model_dump(mode="json"),
-        }
-
-
-def load_problem(config: DataConfig, data_dir: Path) -> Problem:
-    """Load the table, split its rows and hide cells."""
-    table = load(config.dataset, data_dir=data_dir)
-    return Problem(table, config, split(table, config))
 
 
 @dataclass(frozen=True, eq=False)

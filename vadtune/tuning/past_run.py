@@ -6,10 +6,10 @@ from pathlib import Path
 
 import optuna
 
+from vadtune.data.problem import Problem, load_problem
 from vadtune.data.splits import DataConfig
 from vadtune.errors import ArtifactError, ConfigError, DataError
 from vadtune.settings import Nested, parse, read_json
-from vadtune.tuning.conclude import Problem, load_problem
 from vadtune.tuning.samplers import draw_seed
 from vadtune.tuning.space import Space
 from vadtune.tuning.storage import Storage, open_storage

@@ -4,14 +4,14 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
+from vadtune.data.problem import Problem
 from vadtune.errors import ConfigError
 from vadtune.settings import Nested, read_json
 from vadtune.training.environment import hardware, versions
 from vadtune.tuning.baselines import BaselineResult
-from vadtune.tuning.conclude import Problem, Winner, score_baselines, summarise_winner, write_json
+from vadtune.tuning.conclude import Winner, score_baselines, summarise_winner, write_json
 from vadtune.tuning.database import Database, agreed_settings
 from vadtune.tuning.past_run import FORMAT_VERSION
-from vadtune.tuning.preflight import check_folder
 from vadtune.tuning.runner import Outcome, Plan
 from vadtune.tuning.space import Space
 
@@ -53,12 +53,11 @@ def describe_run(command: str, plan: Plan, problem: Problem) -> Nested:
 
 
 def begin(folder: Path, settings: Nested, *, resume: bool, database: Database | None = None) -> None:
-    """Make the run folder, or check that the run to resume, or the study to share, is the same search.
+    """Write what the run is, or check that the run to resume, or the study to share, is the same search.
 
     Raises:
         ConfigError: It differs; every difference is shown.
     """
-    check_folder(folder)
     if resume and (folder / "settings.json").exists():
         _check_same(read_json(folder / "settings.json"), settings, f"--resume: {folder.name}")
     if database is not None:

@@ -1,0 +1,40 @@
+"""What is to be imputed: a table, its row splits, and what is hidden in them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from vadtune.data.datasets import load
+from vadtune.data.splits import DataConfig, Splits, split
+from vadtune.data.tables import Table
+from vadtune.settings import Nested
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """A table, what is hidden in it, and its splits."""
+
+    table: Table
+    config: DataConfig
+    splits: Splits
+
+    def describe(self) -> Nested:
+        """What an artifact says about the table it was trained on."""
+        train, validation, test = (len(part) for part in self.splits.indices)
+        return {
+            "name": self.table.name,
+            "source": self.table.source,
+            "sha256": self.table.sha256,
+            "n_rows": self.table.n_rows,
+            "n_features": self.table.n_features,
+            "unit": self.table.unit,
+            "n_train": train,
+            "n_validation": validation,
+            "n_test": test,
+            "hidden": self.config.model_dump(mode="json"),
+        }
+
+
+def load_problem(config: DataConfig, data_dir: Path) -> Problem:
+    """Load the table, split its rows and hide cells."""
+    table = load(config.dataset, data_dir=data_dir)
+    return Problem(table, config, split(table, config))

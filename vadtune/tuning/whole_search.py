@@ -1,0 +1,171 @@
+"""A search from a table to a model, called from Python: what `vadtune.search` does, without the terminal."""
+
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from vadtune.data.splits import DataConfig, split
+from vadtune.data.tables import Table
+from vadtune.errors import ConfigError, DataError
+from vadtune.settings import Nested, Settings, flatten, parse, unflatten
+from vadtune.training.artifact import Artifact
+from vadtune.training.config import TrainConfig, TrialConfig
+from vadtune.training.device import resolve_device
+from vadtune.training.fitting import fit_on_all
+from vadtune.tuning.cluster import Cluster
+from vadtune.tuning.conclude import Problem, evaluation_arrays, export_trial, write_arrays, write_json
+from vadtune.tuning.past_run import open_run
+from vadtune.tuning.preflight import check_folder
+from vadtune.tuning.record import begin, describe_run, summarise
+from vadtune.tuning.runner import Plan, run_search
+from vadtune.tuning.samplers import Sampler
+from vadtune.tuning.schedulers import Scheduler
+from vadtune.tuning.space import Space, default_space, find_space, load_space, make_space
+from vadtune.tuning.storage import open_storage
+from vadtune.tuning.study import best_trial, read_study
+from vadtune.tuning.trial_runs import TrialData, TrialRuns
+
+HIDDEN_CELLS = 10  # of the validation and of the test rows, if there are rows enough
+LEAST_SHARE, MOST_SHARE = 0.1, 0.3
+N_SEEDS = 10
+
+
+class SearchSettings(Settings):
+    """What a search is told; `vadtune.imputer.SearchImputer` says what each is."""
+
+    model: Literal["vad", "vae"]
+    n_trials: int | None = Field(ge=1)
+    time_budget_s: float | None = Field(gt=0)
+    n_jobs: int | None = Field(ge=-1)
+    address: str | None
+    storage: str | None
+    space: str | Path | dict[str, Any] | None
+    settings: dict[str, Any] | None
+    missing_rate: float = Field(gt=0, lt=1)
+    mechanism: str
+    sampler: str
+    scheduler: str
+    runs: Path
+    device: str
+    seed: int = Field(ge=0)
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What a search found.
+
+    Attributes:
+        artifact: The model of the best settings, trained on all rows; its metrics are those of the best trial.
+        params: The settings that were searched, by dotted path.
+        error: The best trial's over hidden validation cells.
+        folder: The run folder.
+    """
+
+    artifact: Artifact
+    params: dict[str, Any]
+    error: float
+    folder: Path
+
+
+def search_and_refit(settings: SearchSettings, table: Table) -> Found:
+    """Search, score the winner on rows that no trial saw, and train it again on all rows.
+
+    Raises:
+        ConfigError: A setting is not allowed, or what it asks for is not there.
+        ValueError: Too few rows or columns to hide cells in.
+        NoUsableTrial: Every trial failed.
+        KeyboardInterrupt: The search was interrupted; its run folder is whole.
+    """
+    began = time.monotonic()
+    _check_end(settings)
+    problem = _problem(settings, table)
+    plan = _plan(settings, _space(settings))
+    with Cluster(settings.address) as cluster:
+        begin(plan.folder, describe_run("vadtune.SearchImputer", plan, problem), resume=False)
+        data = TrialData(problem.splits.train.rows, problem.splits.validation)
+        outcome = run_search(plan, data, TrialRuns(), cluster=cluster)
+    if outcome.end == "interrupted":
+        raise KeyboardInterrupt(f"the study is in {plan.folder}")
+    trial = best_trial(read_study(plan.study_path), plan.storage.exists)
+    winner = export_trial(trial, plan.storage, problem, plan.folder / "best")
+    config: TrialConfig = parse(TrialConfig, open_run(plan.folder).config(trial.number), str(plan.folder))
+    artifact = fit_on_all(config, table, plan.device, trial.epoch)
+    write_arrays(plan.folder / "evaluation.npz", evaluation_arrays(winner.tested, problem))
+    write_json(plan.folder / "summary.json", summarise(plan, problem, outcome, winner, {}, time.monotonic() - began))
+    return Found(replace(artifact, metrics=winner.tested.artifact.metrics), trial.params, trial.value, plan.folder)
+
+
+def _problem(settings: SearchSettings, table: Table) -> Problem:
+    """The table and what is hidden of it; in a small one more rows are held back, until they hide some cells."""
+    share = min(max(HIDDEN_CELLS / (settings.missing_rate * table.values.size), LEAST_SHARE), MOST_SHARE)
+    given: Nested = {"dataset": table.source, "missing_rate": settings.missing_rate}
+    given |= {"mechanism": {"kind": settings.mechanism}, "validation_share": share, "test_share": share}
+    problem: DataError | None = None
+    for seed in range(settings.seed, settings.seed + N_SEEDS):
+        config: DataConfig = parse(DataConfig, given | {"seed": seed}, "SearchImputer")
+        try:
+            found = Problem(table, config, split(table, config))
+            if np.isnan(found.splits.test.rows.x).all():
+                raise DataError("X: all cells of the test rows are hidden.")
+        except DataError as error:
+            problem = error
+        else:
+            return found
+    size = f"{table.n_rows} sample(s) and {table.n_features} feature(s)"
+    # A ValueError that says so is what scikit-learn asks of an estimator that needs more.
+    raise ValueError(f"{problem} X has {size}.")
+
+
+def _space(settings: SearchSettings) -> Space:
+    over = unflatten(flatten(settings.settings or {}))
+    if isinstance(settings.space, dict):
+        space = make_space(unflatten(flatten(settings.space)), TrialConfig, "space", over)
+    else:
+        name = settings.space or default_space(settings.model, is_image=False)
+        space = load_space(find_space(str(name)), TrialConfig, over)
+    kind = space.fixed("model.kind", "vad")
+    if kind != settings.model:
+        raise ConfigError(f"SearchImputer: model is {settings.model!r} and the search space is for {kind!r}.")
+    return space
+
+
+def _plan(settings: SearchSettings, space: Space) -> Plan:
+    device, gpus_per_trial = resolve_device(settings.device)
+    folder = _new_folder(settings)
+    return Plan(
+        folder=folder,
+        storage=open_storage(f"{settings.storage}/{folder.name}" if settings.storage else str(folder)),
+        space=space,
+        sampler=parse(Sampler, {"kind": settings.sampler}, "SearchImputer: sampler"),
+        scheduler=parse(Scheduler, {"kind": settings.scheduler}, "SearchImputer: scheduler"),
+        max_epochs=space.fixed("train.n_epochs", TrainConfig().n_epochs),
+        n_trials=settings.n_trials,
+        time_budget_s=settings.time_budget_s,
+        concurrent=None if settings.n_jobs == -1 else settings.n_jobs,
+        gpus_per_trial=gpus_per_trial,
+        seed=settings.seed,
+        device=device,
+    )
+
+
+def _new_folder(settings: SearchSettings) -> Path:
+    runs = settings.runs.absolute()
+    check_folder(runs)
+    # Searches of a cross-validation may begin in the same second.
+    folder = Path(tempfile.mkdtemp(prefix=f"imputer-{settings.model}-{datetime.now():%Y%m%d-%H%M%S}-", dir=runs))
+    folder.chmod(0o755)
+    return folder
+
+
+def _check_end(settings: SearchSettings) -> None:
+    """Refuse a search that would not end, or not begin."""
+    if settings.n_trials is None and settings.time_budget_s is None and settings.sampler != "grid":
+        raise ConfigError("SearchImputer: give n_trials or time_budget_s, or the search would not end.")
+    if settings.n_jobs == 0:
+        raise ConfigError("SearchImputer: n_jobs is 0: give how many trials run at once, or -1 for as many as fit.")
