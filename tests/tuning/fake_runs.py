@@ -79,8 +79,8 @@ class FakeRun:
 class FakeRuns:
     """Makes fake runs.
 
-    `spoils` is the file that tells a killed one that it was killed already, `journal` hears of every start (and the file
-    `parents` beside it of the process above), and `home` is the only process that can read them back.
+    `spoils` is the file that tells a killed one that it was killed already, `journal` hears of every start (`parents`
+    beside it of the process above), and `home` is the only process that can read them back.
     """
 
     epoch_s: float = 0.0
