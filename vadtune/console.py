@@ -41,7 +41,7 @@ def view(snapshot: "Snapshot", usage: Usage) -> list[Line]:
     phase = "" if snapshot.phase == "searching" else f" · {snapshot.phase}"
     best = "no trial is complete yet"
     if snapshot.best_value is not None:
-        best = f"{snapshot.best_value:.4f} (validation RMSE of trial {snapshot.best_trial})"
+        best = f"{snapshot.best_value:.4f} (validation error of trial {snapshot.best_trial})"
     lines = [
         Line(_time(snapshot) + phase, "search"),
         Line(best, "best", is_strong=snapshot.best_value is not None),

@@ -76,13 +76,8 @@ def export(args: argparse.Namespace, folders: list[Path]) -> int:
     if args.json:
         cli.show_json(document)
     else:
-        for winner in document["exported"]:
-            cli.show(
-                cli.printable(
-                    f"trial {winner['trial']}: {winner['artifact']} (validation RMSE {winner['validation_rmse']:.4f}, "
-                    f"test RMSE {winner['test_rmse']:.4f})"
-                )
-            )
+        for winner in winners:
+            cli.show(cli.printable(sentence(winner)))
     return 0
 
 
@@ -128,16 +123,26 @@ def export_one(past: "PastRun", trial: "BestTrial", problem: "Problem", folder: 
 
 def describe(winner: "Winner") -> Nested:
     """What is told of one exported trial."""
+    from vadtune.tuning.conclude import mixed_scores, validation_name
+
     scores = winner.tested.scores
     return {
         "trial": winner.trial.number,
         "artifact": str(winner.folder),
         "files": sorted(path.name for path in winner.folder.iterdir()),
-        "validation_rmse": winner.trial.value,
+        validation_name(winner.tested.artifact.dataset["unit"]): winner.trial.value,
         "test_rmse": scores.rmse,
         "test_rmse_minmax": scores.rmse_minmax,
+        **mixed_scores(scores),
         "params": winner.trial.params,
     }
+
+
+def sentence(winner: "Winner") -> str:
+    """The same for a person."""
+    measure = cli.MEASURES[winner.tested.artifact.dataset["unit"]]
+    scores = f"validation {measure} {winner.trial.value:.4f}, test {measure} {winner.tested.scores.objective:.4f}"
+    return f"trial {winner.trial.number}: {winner.folder} ({scores})"
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from vadtune import cli
 from vadtune.errors import ConfigError
+from vadtune.result import sentences
 from vadtune.search_flags import parser
 from vadtune.settings import Nested, merge, parse, parse_assignments
 
@@ -70,7 +71,7 @@ def search(args: argparse.Namespace, command: str) -> int:
     if args.json:
         cli.show_json(document)
     else:
-        cli.show(_sentences(document, folder, problem))
+        cli.show(sentences(document, folder, problem.table.unit))
     return cli.INTERRUPTED if is_interrupted else 0
 
 
@@ -99,6 +100,8 @@ def _search(
         if is_interrupted:
             cli.say("Interrupted; everything so far is saved. Go on with:", "  " + resume_command(command, folder.name))
         winners = _export(plan, problem, args.top)
+        if not is_interrupted:
+            winners[0] = _refit(winners[0], problem, plan.device, asked=args.refit)
         results = {} if is_interrupted else baselines.results()
         document = summarise(plan, problem, outcome, winners[0], results, time.monotonic() - began)
         _write_results(folder, winners[0], problem, document, brief=is_interrupted)
@@ -254,6 +257,17 @@ def _export(plan: "Plan", problem: "Problem", top: int) -> list["Winner"]:
     return [export_trial(trial, plan.storage, problem, at) for trial, at in zip(trials, folders, strict=True)]
 
 
+def _refit(winner: "Winner", problem: "Problem", device: str, *, asked: bool | None) -> "Winner":
+    from vadtune.tuning.conclude import is_to_be_refitted, refit
+
+    if not is_to_be_refitted(problem, asked=asked):
+        return winner
+    cli.say(
+        f"refitting trial {winner.trial.number} on all {problem.table.n_rows:,} rows (--no-refit leaves it as it is)"
+    )
+    return refit(winner, problem, device)
+
+
 def _write_results(folder: Path, winner: "Winner", problem: "Problem", document: Nested, *, brief: bool) -> None:
     from vadtune.report.page import write_report
     from vadtune.tuning.conclude import evaluation_arrays, write_arrays
@@ -280,7 +294,12 @@ def _publish(plan: "Plan", outcome: "Outcome") -> None:
 
 
 def _say_begin(problem: "Problem", plan: "Plan") -> None:
+    from vadtune.data.kinds import skewed
+
     about, table = problem.describe(), problem.table
+    tails = ",".join(skewed(table)[:5]) if table.image_shape is None else ""
+    if tails:
+        cli.say(f"long tails of positive numbers: --positive {shlex.quote(tails)} would model their logarithms")
     rate = problem.config.missing_rate
     cli.say(
         f"{table.name}: {table.n_rows:,} rows x {table.n_features} columns ({table.source})",
@@ -291,41 +310,15 @@ def _say_begin(problem: "Problem", plan: "Plan") -> None:
     )
 
 
-def _sentences(document: Nested, folder: Path, problem: "Problem") -> str:
-    """The result for a person."""
-    best, trials = document["best"], document["trials"]
-    unit = "pixels in [0, 1]" if problem.table.unit == "pixel" else "standard deviations"
-    counts = ", ".join(f"{n} {state}" for state, n in trials.items() if n or state == "complete")
-    rows = [(f"trial {best['trial']}", best["test_rmse"], "")]
-    for name, scores in document["baselines"].items():
-        rows.append((name, scores.get("test_rmse"), scores.get("failure") or ""))
-    ranked = sorted(rows, key=lambda row: (row[1] is None, row[1]))
-    relative = Path(best["artifact"])
-    lines = [
-        f"Best of {sum(trials.values())} trials ({counts}) in {cli.clock(document['seconds'])}: trial {best['trial']}",
-        "",
-        f"RMSE over hidden cells of the test rows, in {unit}:",
-        *(f"  {name:<16}{'–' if value is None else f'{value:.4f}'}  {note}".rstrip() for name, value, note in ranked),
-        "",
-        f"settings: {', '.join(f'{path}={_short(value)}' for path, value in best['params'].items())}",
-        f"report:   {folder / 'report.html'}",
-        f"model:    {relative}",
-        f"use it:   python -m vadtune.impute {shlex.quote(str(relative))} TABLE -o FILLED",
-    ]
-    return "\n".join(cli.printable(line) for line in lines)
-
-
-def _short(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
 def _is_image(args: argparse.Namespace) -> bool:
     """Whether the default space is the one for images; reads the table only if its name does not tell."""
     if args.space is not None:
         return False
-    from vadtune.data.datasets import load
+    from vadtune.data.problem import load_table
+    from vadtune.data.splits import DataConfig
 
-    return load(args.dataset, data_dir=args.data_dir).image_shape is not None
+    table, _ = load_table(parse(DataConfig, cli.data_values(args), "flags"), args.data_dir)
+    return table.image_shape is not None
 
 
 if __name__ == "__main__":

@@ -76,6 +76,11 @@ def parser() -> cli.Parser:
     result.add_argument("--resume", action="store_true", help="go on with the run of that --name")
     result.add_argument("--top", metavar="K", type=cli.count, default=1, help="export the best K trials (default: 1)")
     result.add_argument(
+        "--refit",
+        action=argparse.BooleanOptionalAction,
+        help="train the winner again on all that is observed, after it was scored (default: if the table has holes)",
+    )
+    result.add_argument(
         "--log-to",
         metavar="TRACKER",
         type=trackers,

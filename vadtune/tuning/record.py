@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
+
 from vadtune.data.problem import Problem
 from vadtune.errors import ConfigError
 from vadtune.settings import Nested, read_json
@@ -26,7 +28,7 @@ def describe_run(command: str, plan: Plan, problem: Problem) -> Nested:
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": versions(),
         "dataset": {
-            **{key: about[key] for key in ("name", "source", "sha256", "n_rows", "n_features", "unit")},
+            **{key: about[key] for key in ("name", "source", "sha256", "n_rows", "n_features", "n_unknown", "unit")},
             "image_shape": table.image_shape,
             "columns": [{"name": column.name, "kind": column.kind} for column in table.columns],
         },
@@ -97,6 +99,7 @@ def summarise(
         "trials": {state: outcome.trials[state] for state in ("complete", "pruned", "failed", "waiting")},
         "best": summarise_winner(winner),
         "baselines": score_baselines(results, problem.splits),
+        "scored_cells": int((~np.isnan(problem.splits.test.truth)).sum()),
         "seconds": round(seconds, 1),
         "seconds_by_phase": {phase: round(value, 2) for phase, value in outcome.seconds_by_phase.items()},
         "ended_by": outcome.end,

@@ -1,5 +1,7 @@
 """A search from a table to a model, called from Python: what `vadtune.search` does, without the terminal."""
 
+import logging
+import shlex
 import tempfile
 import time
 from dataclasses import dataclass, replace
@@ -10,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
+from vadtune.data.problem import Problem
 from vadtune.data.splits import DataConfig, split
 from vadtune.data.tables import Table
 from vadtune.errors import ConfigError, DataError
@@ -19,7 +22,7 @@ from vadtune.training.config import TrainConfig, TrialConfig
 from vadtune.training.device import resolve_device
 from vadtune.training.fitting import fit_on_all
 from vadtune.tuning.cluster import Cluster
-from vadtune.tuning.conclude import Problem, evaluation_arrays, export_trial, write_arrays, write_json
+from vadtune.tuning.conclude import evaluation_arrays, export_trial, write_arrays, write_json
 from vadtune.tuning.past_run import open_run
 from vadtune.tuning.preflight import check_folder
 from vadtune.tuning.record import begin, describe_run, summarise
@@ -30,6 +33,8 @@ from vadtune.tuning.space import Space, default_space, find_space, load_space, m
 from vadtune.tuning.storage import open_storage
 from vadtune.tuning.study import best_trial, read_study
 from vadtune.tuning.trial_runs import TrialData, TrialRuns
+
+logger = logging.getLogger(__name__)
 
 HIDDEN_CELLS = 10  # of the validation and of the test rows, if there are rows enough
 LEAST_SHARE, MOST_SHARE = 0.1, 0.3
@@ -86,6 +91,9 @@ def search_and_refit(settings: SearchSettings, table: Table) -> Found:
     _check_end(settings)
     problem = _problem(settings, table)
     plan = _plan(settings, _space(settings))
+    logger.info(
+        "run folder: %s; watch it: python -m vadtune.report %s --live", plan.folder, shlex.quote(str(plan.folder))
+    )
     with Cluster(settings.address) as cluster:
         begin(plan.folder, describe_run("vadtune.SearchImputer", plan, problem), resume=False)
         data = TrialData(problem.splits.train.rows, problem.splits.validation)
