@@ -114,7 +114,7 @@ class Calibration(_Read):
 class BestInfo(_Scored):
     """The winner; `test_rmse_repeats` are test scores of the same params under other seeds, where there are any.
 
-    `ensemble` holds the weights of the trials whose estimates are averaged, where they are; `trial` is the best of them.
+    `ensemble` holds the weights of the trials that are averaged, where they are; `trial` is the best of them.
     """
 
     trial: int
