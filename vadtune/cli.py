@@ -65,7 +65,7 @@ def add_column_flags(parser: argparse.ArgumentParser) -> None:
     columns.add_argument("--positive", metavar="COL,…", type=names, help="modelled by their logarithm: prices, incomes")
     columns.add_argument("--ignore", metavar="COL,…", type=names, help="left out; impute carries them through")
     columns.add_argument("--id", metavar="COL,…", type=names, help="the same, of columns that name the row")
-    columns.add_argument("--missing", metavar="VALUE,…", type=names, help="also mean an unknown cell, such as -999,?")
+    columns.add_argument("--missing", metavar="VALUE,…", type=names, help="also mean an unknown cell: --missing=-999,?")
 
 
 def add_data_dir(parser: argparse._ActionsContainer) -> None:

@@ -12,7 +12,7 @@ from vadtune.data.splits import Holdout, Rows, Scaler
 from vadtune.data.tables import Column
 from vadtune.training.artifact import Artifact
 from vadtune.training.calibration import calibration, crps, half_width
-from vadtune.training.config import TrialConfig
+from vadtune.training.config import InferConfig, TrialConfig
 
 
 @pytest.mark.parametrize(("error", "std"), [(0.0, 1.0), (0.7, 0.3), (-2.0, 1.5)])
@@ -33,7 +33,7 @@ def test_intervals_of_the_true_model_hold_what_they_promise():
     hidden = np.random.default_rng(0).random(full.shape) < 0.3
     model = linear_vad(weight, torch.zeros(6), noise_std)
     columns = tuple(Column(f"x{j}", "numeric", "float64") for j in range(6))
-    config = TrialConfig(model=model.config)
+    config = TrialConfig(model=model.config, infer=InferConfig(method="lbfgs"))
     artifact = Artifact(model.eval(), config, Scaler(np.zeros(6), np.ones(6)), columns)
     rows = Rows(np.where(hidden, np.nan, full).astype(np.float32), Codec.of_numbers(6))
     holdout = Holdout(rows, np.where(hidden, full, np.nan).astype(np.float32))

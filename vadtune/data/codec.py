@@ -236,10 +236,10 @@ def _fit(cells: FloatArray, column: Column) -> Coding:
     form = _FORMS.get(column.kind, "number")
     known = cells[~np.isnan(cells)].astype(np.float64)
     low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 0.0)
-    codes = np.unique(known)
-    has_codes = form in ("ordinal", "one_hot")
+    if form in ("number", "binary"):
+        return Coding(form, (), low, high)
     # Something must be filled in where nothing was seen.
-    return Coding(form, tuple(codes.tolist() or [0.0]) if has_codes else (), low, high)
+    return Coding(form, tuple(np.unique(known).tolist() or [0.0]), low, high)
 
 
 def _mean(each: Float64Array) -> float | None:
