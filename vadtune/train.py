@@ -3,6 +3,8 @@
 import argparse
 import shlex
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -74,9 +76,9 @@ def train(args: argparse.Namespace) -> int:
 
     began = time.monotonic()
     device, _ = resolve_device(args.device)
-    past, number = open_past(args.run)
-    problem = load(args, past)
-    config = resolve_config(args, past, number, is_image=problem.table.image_shape is not None)
+    with open_past(args.run) as (past, number):
+        problem = load(args, past)
+        config = resolve_config(args, past, number, is_image=problem.table.image_shape is not None)
     _say_begin(problem, config)
     if past is not None:
         TrialRuns().prepare_process(config.seed, past.n_threads)
@@ -102,16 +104,19 @@ def train(args: argparse.Namespace) -> int:
     return 0
 
 
-def open_past(text: str | None) -> tuple["PastRun | None", int | None]:
+@contextmanager
+def open_past(text: str | None) -> Iterator[tuple["PastRun | None", int | None]]:
     """The run and the number of its trial, of `RUN[:TRIAL]`."""
     if text is None:
-        return None, None
+        yield None, None
+        return
+    from vadtune.tuning.mirror import local_copy
     from vadtune.tuning.past_run import open_run
 
-    folder, colon, number = text.rpartition(":")
-    if not colon or not number.isdigit():
-        return open_run(Path(text)), None
-    return open_run(Path(folder)), int(number)
+    run, colon, number = text.rpartition(":")
+    has_number = bool(colon) and number.isdigit()
+    with local_copy(run if has_number else text) as folder:
+        yield open_run(folder), int(number) if has_number else None
 
 
 def load(args: argparse.Namespace, past: "PastRun | None") -> "Problem":
