@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from vadtune.tuning.runner import Outcome, Plan
     from vadtune.tuning.space import Space
 
-DEFAULT_TIME_BUDGET_S = 130.0
+DEFAULT_TIME_BUDGET_S = 120.0
 BASELINE_LIMIT_S = 60.0
 N_CANDIDATES = 2  # members of an ensemble are chosen among so many times their number
 N_DRY_RUN = 10
