@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 from tests.small_runs import SETTINGS, modules_after, train_small
 from vadtune.data.csv_text import _split
+from vadtune.data.frames import from_frame
 from vadtune.data.problem import Problem
 from vadtune.data.splits import DataConfig, split
-from vadtune.data.tables import Column, Table, from_frame, read_table, write_table
+from vadtune.data.tables import Column, Table, read_table, write_table
 from vadtune.errors import ConfigError, DataError
 from vadtune.impute import main
 from vadtune.settings import parse

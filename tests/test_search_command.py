@@ -13,9 +13,9 @@ import optuna
 import pandas as pd
 import pytest
 
-from tests.small_runs import wine
+from tests.test_any_table import holed, tips
 from vadtune.cli import say
-from vadtune.search import _sentences
+from vadtune.result import sentences
 from vadtune.training.artifact import load_artifact
 from vadtune.tuning.study import read_study
 
@@ -124,6 +124,28 @@ def test_when_every_trial_fails_the_exit_code_is_3_and_the_reason_is_told(tmp_pa
 
 
 @pytest.mark.cluster
+def test_a_table_with_categories_and_holes_is_searched_refitted_and_filled(tmp_path):
+    holed(tips()).assign(who=[f"guest {k}" for k in range(244)]).to_csv(tmp_path / "my.csv", index=False)
+    (tmp_path / "my.csv.toml").write_text('id = ["who"]\n')
+    flags = ["--missing-rate", "0.2", "--mechanism", "pattern", "--ordinal", "size", "--name", "mine", "--json"]
+    done = run(tmp_path, "my.csv", *flags, "--trials", "1", *TINY)
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    best = document["best"]
+    assert best["refitted"]
+    assert 0 < best["test_error"] < 1
+    assert all(0 < scores["test_error"] < 1 for scores in document["baselines"].values())
+    metrics = json.loads((tmp_path / "runs" / "mine" / "best" / "metrics.json").read_text())
+    assert (metrics["refitted"], metrics["test_error"]) == (True, best["test_error"])
+    report = (tmp_path / "runs" / "mine" / "report.html").read_text()
+    assert f"The score rests on {document['scored_cells']:,} cells of 24 test rows" in report
+    assert "it cannot know" in report
+    fill = [sys.executable, "-m", "vadtune.impute", "runs/mine/best", "my.csv", "-o", "filled.csv"]
+    subprocess.run(fill, cwd=tmp_path, check=True)
+    assert not pd.read_csv(tmp_path / "filled.csv").isna().any().any()
+
+
+@pytest.mark.cluster
 def test_ctrl_c_leaves_a_run_that_can_be_read_and_resumed(tmp_path):
     command = [sys.executable, "-m", "vadtune.search", "wine", "--name", "cut", "--missing-rate", "0.2"]
     process = subprocess.Popen([*command, "--trials", "500"], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
@@ -144,12 +166,19 @@ def test_ctrl_c_leaves_a_run_that_can_be_read_and_resumed(tmp_path):
 def test_names_cannot_steer_the_terminal_that_shows_the_result():
     clear = "\x1b[2J\x1b]0;owned\x07"
     document = {
-        "best": {"trial": 1, "test_rmse": 0.5, "params": {f"model.{clear}": clear}, "artifact": f"{clear}/best"},
+        "best": {
+            "trial": 1,
+            "test_rmse": 0.5,
+            "refitted": False,
+            "params": {f"model.{clear}": clear},
+            "artifact": f"{clear}/best",
+        },
         "baselines": {"mean": {"failure": clear}},
         "trials": {"complete": 1},
+        "scored_cells": 7,
         "seconds": 1.0,
     }
-    assert _sentences(document, Path(f"runs/{clear}"), wine()).replace("\n", "").isprintable()
+    assert sentences(document, Path(f"runs/{clear}"), "sd").replace("\n", "").isprintable()
 
 
 def test_what_is_said_on_the_way_cannot_steer_the_terminal(capsys):

@@ -234,11 +234,12 @@ def test_lines_are_cut_by_the_columns_they_take() -> None:
 
 def test_the_view_tells_of_nodes_and_gpus() -> None:
     usage = Usage(41.0, 3.1, 23.5, (Gpu(87.0, 3.2, 16.4),))
-    machine = view(snapshot(n_nodes=3, cpus=12.0), usage)[-1].text
-    assert machine == (
-        "trials hold 2 of 12 CPUs on 3 nodes, of which this one: · CPU 41% · memory 3.1 of 23.5 GB · "
-        "GPU 87%, 3.2 of 16.4 GB"
-    )
+    trials = tuple(RunningTrial(number, 3, 0.2, host) for number, host in enumerate(["a", "b", "a"]))
+    found = snapshot(n_nodes=3, cpus=12.0, gpus=2.0, gpus_used=0.75, running=trials)
+    *_, cluster, machine = (line.text for line in view(found, usage))
+    assert cluster == "3 nodes, 2/12 CPUs, 0.75/2 GPUs, trials: 2 on a 1 on b"
+    assert machine == "this node · CPU 41% · memory 3.1 of 23.5 GB · GPU 87%, 3.2 of 16.4 GB"
+    assert cluster in describe(found)
 
 
 def test_gpus_are_read_without_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

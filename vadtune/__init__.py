@@ -16,3 +16,7 @@ def __getattr__(name: str) -> Any:
 
         return getattr(imputer, name)
     raise AttributeError(f"module 'vadtune' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

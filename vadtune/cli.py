@@ -14,7 +14,14 @@ from typing import Any, NoReturn
 from vadtune.errors import ArtifactError, VadtuneError
 
 INTERRUPTED = 130
-MECHANISMS = ("mcar", "mar", "mnar", "block", "landmark")
+MECHANISMS = ("mcar", "mar", "mnar", "block", "landmark", "pattern")
+# What errors are and what they are counted in, by `Table.unit`.
+MEASURES = {"pixel": "RMSE", "sd": "RMSE", "mixed": "mean error"}
+UNITS = {
+    "pixel": "in pixels in [0, 1]",
+    "sd": "in standard deviations",
+    "mixed": "mean over columns of RMSE by range (numbers) and error rate (categories)",
+}
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -39,11 +46,26 @@ class Parser(argparse.ArgumentParser):
 def add_data_flags(parser: argparse.ArgumentParser) -> None:
     """What is hidden of the table; `data_values` reads the flags."""
     data = parser.add_argument_group("what is hidden")
-    data.add_argument("--mechanism", choices=MECHANISMS, help="why cells are missing (default: mcar)")
+    data.add_argument(
+        "--mechanism", choices=MECHANISMS, help="why cells are missing; pattern: as the table's own (default: mcar)"
+    )
     data.add_argument("--missing-rate", metavar="R", type=rate, help="share of the cells to hide (default: 0.5)")
     data.add_argument("--test-missing-rate", metavar="R", type=rate, help="another share in validation and test rows")
     data.add_argument("--seed", metavar="N", type=seed, help="of splits, masks and all else (default: 0)")
     add_data_dir(data)
+    add_column_flags(parser)
+
+
+def add_column_flags(parser: argparse.ArgumentParser) -> None:
+    """What the columns of a file are, where it cannot be inferred or is inferred wrongly."""
+    columns = parser.add_argument_group("what the columns are (also in TABLE.toml beside the table: my.csv.toml)")
+    columns.add_argument("--categorical", metavar="COL,…", type=names, help="codes, though they look like numbers")
+    columns.add_argument("--ordinal", metavar="COL,…", type=names, help="numbers that are levels in an order")
+    columns.add_argument("--numeric", metavar="COL,…", type=names, help="numbers, though they look like codes")
+    columns.add_argument("--positive", metavar="COL,…", type=names, help="modelled by their logarithm: prices, incomes")
+    columns.add_argument("--ignore", metavar="COL,…", type=names, help="left out; impute carries them through")
+    columns.add_argument("--id", metavar="COL,…", type=names, help="the same, of columns that name the row")
+    columns.add_argument("--missing", metavar="VALUE,…", type=names, help="also mean an unknown cell: --missing=-999,?")
 
 
 def add_data_dir(parser: argparse._ActionsContainer) -> None:
@@ -57,6 +79,9 @@ def data_values(args: argparse.Namespace) -> dict[str, Any]:
     """The settings of `DataConfig` that the flags give; what no flag gives is left out."""
     values = {key: getattr(args, key) for key in ("dataset", "missing_rate", "test_missing_rate", "seed")}
     values["mechanism"] = None if args.mechanism is None else {"kind": args.mechanism}
+    columns = {key: getattr(args, key) for key in ("categorical", "numeric", "positive", "ignore", "id", "missing")}
+    columns["ordinal"] = None if args.ordinal is None else dict.fromkeys(args.ordinal, ())
+    values["columns"] = {key: value for key, value in columns.items() if value is not None} or None
     return {key: value for key, value in values.items() if value is not None}
 
 
@@ -148,6 +173,11 @@ def rates(text: str) -> tuple[float, ...]:
     return tuple(rate(part) for part in text.split(","))
 
 
+def names(text: str) -> tuple[str, ...]:
+    """Names of columns, `a,b`; a comma inside a name is written in quotes, as in CSV."""
+    return tuple(next(csv.reader([text]), []))
+
+
 def positive(text: str) -> float:
     """A number above 0."""
     value = number(text)
@@ -183,6 +213,11 @@ def clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def title(text: str) -> str:
+    """Text that begins a line."""
+    return text[:1].upper() + text[1:]
 
 
 def printable(text: str) -> str:

@@ -1,5 +1,6 @@
 """The state of a search for the person at the terminal."""
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from vadtune.cli import clock, printable
@@ -14,7 +15,7 @@ N_RUNNING = 4
 
 
 class Console:
-    """Shows the state of a search: five lines on a terminal, one now and then without."""
+    """Shows the state of a search: some lines on a terminal, one now and then without."""
 
     def __init__(self) -> None:
         self.live, self.machine = Live(), Machine()
@@ -40,7 +41,7 @@ def view(snapshot: "Snapshot", usage: Usage) -> list[Line]:
     phase = "" if snapshot.phase == "searching" else f" · {snapshot.phase}"
     best = "no trial is complete yet"
     if snapshot.best_value is not None:
-        best = f"{snapshot.best_value:.4f} (validation RMSE of trial {snapshot.best_trial})"
+        best = f"{snapshot.best_value:.4f} (validation error of trial {snapshot.best_trial})"
     lines = [
         Line(_time(snapshot) + phase, "search"),
         Line(best, "best", is_strong=snapshot.best_value is not None),
@@ -50,6 +51,8 @@ def view(snapshot: "Snapshot", usage: Usage) -> list[Line]:
     if passed:
         texts = (f"epoch {rung.epoch} stopped {rung.stopped} of {rung.reached}" for rung in passed)
         lines.append(Line(" · ".join(texts), "rungs"))
+    if snapshot.n_nodes > 1:
+        lines.append(Line(_cluster(snapshot), "cluster"))
     return [*lines, Line(_machine(snapshot, usage), "machine")]
 
 
@@ -62,7 +65,7 @@ def describe(snapshot: "Snapshot") -> str:
     if snapshot.running:
         parts.append(_running(snapshot))
     if snapshot.n_nodes > 1:
-        parts.append(f"{snapshot.n_nodes} nodes, {snapshot.cpus_used:g}/{snapshot.cpus:g} CPUs")
+        parts.append(_cluster(snapshot))
     if snapshot.eta_s is not None:
         parts.append(f"{clock(snapshot.eta_s)} left")
     return printable(" · ".join(parts))
@@ -93,9 +96,21 @@ def _trials(snapshot: "Snapshot") -> str:
 def _machine(snapshot: "Snapshot", usage: Usage) -> str:
     parts = [f"trials hold {snapshot.cpus_used:g} of {snapshot.cpus:g} CPUs"] if snapshot.cpus else []
     if snapshot.n_nodes > 1:
-        parts = [f"{parts[0]} on {snapshot.n_nodes} nodes, of which this one:"]
+        parts = ["this node"]
     parts += [f"CPU {usage.cpu_percent:.0f}%", f"memory {usage.used_gb:.1f} of {usage.total_gb:.1f} GB"]
     return " · ".join([*parts, *map(_gpu, usage.gpus)])
+
+
+def _cluster(snapshot: "Snapshot") -> str:
+    """Nodes, what trials hold of them, and how many trials run on each."""
+    parts = [f"{snapshot.n_nodes} nodes", f"{snapshot.cpus_used:g}/{snapshot.cpus:g} CPUs"]
+    if snapshot.gpus:
+        parts.append(f"{snapshot.gpus_used:g}/{snapshot.gpus:g} GPUs")
+    hosts = Counter(trial.host for trial in snapshot.running if trial.host is not None)
+    if hosts:
+        most = [f"{n} on {host}" for host, n in hosts.most_common(N_RUNNING)]
+        parts.append("trials: " + " ".join(most + ["…"] * (len(hosts) > N_RUNNING)))
+    return ", ".join(parts)
 
 
 def _gpu(gpu: Gpu) -> str:

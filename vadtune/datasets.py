@@ -64,7 +64,7 @@ def _fetch(name: str, data_dir: Path, download: "Download | None") -> None:
 
     fetched = fetch(name, data_dir, download)
     if fetched.left_out:
-        sys.stderr.write(f"Left out, since they hold no numbers: {', '.join(fetched.left_out)}.\n")
+        sys.stderr.write(f"Left out, since no model can take them: {', '.join(fetched.left_out)}.\n")
     _tell(fetched.table, fetched.path)
 
 

@@ -27,6 +27,8 @@ cells are scored. --reference-output writes what the VAD paper's code writes: re
 final_latents.h5 (with nothing hidden), missing_pred_MODE.h5 (RATE/pred and RATE/input, NaN where hidden)."""
 
 DEFAULT_RATES = "0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9"
+# Of a table with codes: the mean over columns, and its parts.
+MIXED = {"mean error": "error", "NRMSE": "nrmse", "error rate": "error_rate"}
 COLUMNS = {
     "hidden RMSE": "rmse",
     "min-max RMSE": "rmse_minmax",
@@ -79,12 +81,17 @@ def evaluate(args: argparse.Namespace) -> int:
     table = load_table(args, artifact)
     mechanism = None if args.mechanism is None else parse(Mechanism, {"kind": args.mechanism}, "--mechanism")
     rows = choose_rows(artifact, table, mechanism, args.seed)
+    if rows.are_own and artifact.dataset.get("refitted"):
+        raise ArtifactError(
+            f"{args.artifact}: was refitted on all rows of this table, so that nothing is left to score it on. Its "
+            "scores from before are in metrics.json; vadtune.export RUN -o DIR gives the model that they are of."
+        )
     cli.say(f"{table.name}: {_which(rows)}, {len(args.missing_rates)} missing rates")
     column_range = rows.column_range
     results: Iterable[RateResult] = over_rates(artifact, rows, args.missing_rates, args.mask)
     if args.reference_output:
         results = write_reference(args.reference_output, artifact, rows, args.mask, results)
-    scores = [result.scores(column_range) for result in results]
+    scores = [result.scores(column_range) | result.calibration(artifact) for result in results]
     check_scored(scores, table.name)
     document = describe(args, table, rows) | {"rates": scores, "seconds": round(time.monotonic() - began, 1)}
     if args.reference_output:
@@ -105,15 +112,17 @@ def load_table(args: argparse.Namespace, artifact: "Artifact") -> "Table":
         ArtifactError: It is not, or is gone.
     """
     from vadtune.data.datasets import load
+    from vadtune.data.declared import Declared
     from vadtune.errors import ConfigError, DataError
 
+    declared = parse(Declared, artifact.dataset.get("hidden", {}).get("columns", {}), "config.json: columns")
     if args.dataset is not None:
-        return load(args.dataset, data_dir=args.data_dir)
+        return load(args.dataset, data_dir=args.data_dir, declared=declared)
     name = artifact.dataset.get("hidden", {}).get("dataset")
     if name is None:
         raise ArtifactError(f"{args.artifact}: does not say what it was trained on. Give a DATASET.")
     try:
-        table = load(name, data_dir=args.data_dir)
+        table = load(name, data_dir=args.data_dir, declared=declared)
     except (DataError, ConfigError) as error:
         raise ArtifactError(f"{args.artifact}: its table cannot be loaded ({error}) Give a DATASET.") from None
     if table.sha256 != artifact.dataset["sha256"]:
@@ -170,14 +179,15 @@ def _which(rows: "TestRows") -> str:
 
 def _sentences(document: Nested) -> str:
     """The scores as a table."""
+    titles = (MIXED if document["unit"] == "mixed" else {}) | COLUMNS
     unit = "pixels in [0, 1]" if document["unit"] == "pixel" else "standard deviations of the training columns"
     lines = [
         f"{document['dataset']['name']}, {document['mechanism']}, {document['mask']} mask; errors in {unit}",
         "",
-        "  ".join(["rate", *(title.rjust(6) for title in COLUMNS)]),
+        "  ".join(["rate", *(title.rjust(6) for title in titles)]),
     ]
     for scores in document["rates"]:
-        cells = (_number(scores[key]).rjust(max(6, len(title))) for title, key in COLUMNS.items())
+        cells = (_number(scores[key]).rjust(max(6, len(title))) for title, key in titles.items())
         lines.append("  ".join([f"{scores['missing_rate']:<4g}", *cells]))
     return "\n".join(cli.printable(line) for line in lines)
 

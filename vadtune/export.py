@@ -23,6 +23,7 @@ EXAMPLES = """\
   python -m vadtune.export runs/night --trial 17 -o models/trial17
   python -m vadtune.export runs/night --top 3 -o models/top            models/top/1, models/top/2, models/top/3
   python -m vadtune.export runs/night --format onnx -o models/onnx     also decoder.onnx, and how to impute with it
+  python -m vadtune.export s3://bucket/vadtune/night -o models/best    from any machine that sees the storage
 
 A search keeps the checkpoints of as many trials as its --top says; others are trained again by vadtune.train --from."""
 
@@ -30,7 +31,7 @@ A search keeps the checkpoints of as many trials as its --top says; others are t
 def parser() -> cli.Parser:
     """The command's arguments."""
     made = cli.Parser("export", "Export trials of a search, each scored on the test rows.", EXAMPLES)
-    made.add_argument("run", metavar="RUN", type=Path, help="folder of a run, such as runs/mnist-vad")
+    made.add_argument("run", metavar="RUN", help="folder of a run, such as runs/mnist-vad, or s3://BUCKET/PREFIX/NAME")
     which = made.add_mutually_exclusive_group()
     which.add_argument("--trial", metavar="N", type=cli.seed, help="the trial of that number (default: the best)")
     which.add_argument("--top", metavar="K", type=cli.count, help="the best K trials, into DIR/1 … DIR/K")
@@ -59,28 +60,24 @@ def main(arguments: list[str]) -> int:
 def export(args: argparse.Namespace, folders: list[Path]) -> int:
     """Find the trials, export them, print."""
     from vadtune.training.decoder_export import check_onnx
+    from vadtune.tuning.mirror import local_copy
     from vadtune.tuning.past_run import open_run
 
     if args.format == "onnx":
         check_onnx()
-    past = open_run(args.run)
-    trials = choose_trials(past, args)
-    check_checkpoints(trials, args.run)
-    problem = past.problem(args.data_dir)
-    winners = [
-        export_one(past, trial, problem, folder, args.format) for trial, folder in zip(trials, folders, strict=False)
-    ]
-    document = {"run": str(args.run), "format": args.format, "exported": [describe(winner) for winner in winners]}
+    with local_copy(args.run) as run:
+        past = open_run(run)
+        trials = choose_trials(past, args)
+        check_checkpoints(trials, args.run)
+        problem = past.problem(args.data_dir)
+        pairs = zip(trials, folders, strict=False)
+        winners = [export_one(past, trial, problem, folder, args.format) for trial, folder in pairs]
+    document = {"run": args.run, "format": args.format, "exported": [describe(winner) for winner in winners]}
     if args.json:
         cli.show_json(document)
     else:
-        for winner in document["exported"]:
-            cli.show(
-                cli.printable(
-                    f"trial {winner['trial']}: {winner['artifact']} (validation RMSE {winner['validation_rmse']:.4f}, "
-                    f"test RMSE {winner['test_rmse']:.4f})"
-                )
-            )
+        for winner in winners:
+            cli.show(cli.printable(sentence(winner)))
     return 0
 
 
@@ -91,7 +88,7 @@ def choose_trials(past: "PastRun", args: argparse.Namespace) -> list["BestTrial"
     return past.top(args.top or 1)
 
 
-def check_checkpoints(trials: list["BestTrial"], run: Path) -> None:
+def check_checkpoints(trials: list["BestTrial"], run: str) -> None:
     """Refuse, before anything is written, what cannot be exported.
 
     Raises:
@@ -126,16 +123,26 @@ def export_one(past: "PastRun", trial: "BestTrial", problem: "Problem", folder: 
 
 def describe(winner: "Winner") -> Nested:
     """What is told of one exported trial."""
+    from vadtune.tuning.conclude import mixed_scores, validation_name
+
     scores = winner.tested.scores
     return {
         "trial": winner.trial.number,
         "artifact": str(winner.folder),
         "files": sorted(path.name for path in winner.folder.iterdir()),
-        "validation_rmse": winner.trial.value,
+        validation_name(winner.tested.artifact.dataset["unit"]): winner.trial.value,
         "test_rmse": scores.rmse,
         "test_rmse_minmax": scores.rmse_minmax,
+        **mixed_scores(scores),
         "params": winner.trial.params,
     }
+
+
+def sentence(winner: "Winner") -> str:
+    """The same for a person."""
+    measure = cli.MEASURES[winner.tested.artifact.dataset["unit"]]
+    scores = f"validation {measure} {winner.trial.value:.4f}, test {measure} {winner.tested.scores.objective:.4f}"
+    return f"trial {winner.trial.number}: {winner.folder} ({scores})"
 
 
 if __name__ == "__main__":

@@ -18,14 +18,18 @@ EXAMPLES = """\
   python -m vadtune.impute runs/night/best table.csv -o filled.csv
   python -m vadtune.impute runs/night/best table.parquet -o filled.parquet --std spread.parquet
   python -m vadtune.impute runs/night/best table.csv -o filled.csv --draws 5    filled.1.csv … filled.5.csv
+  python -m vadtune.impute runs/night/best table.csv -o filled.csv --intervals  filled.low95.csv, filled.high95.csv …
 
 Known cells come back as they are; columns, order, index and types stay, columns that the model does not know pass
 through. CSV and Parquet are filled in parts, so that tables may be larger than memory; other formats, and CSV that is
 to become another, are held in memory. --draws K writes K completed tables, each a draw of what the unknown cells could
 have been (multiple imputation); without it they get the model's best estimates. --std writes the standard deviation of
-each cell in place of its value, 0 where it is known."""
+each cell in place of its value, 0 where it is known; of a category, the chance that another one is right. --intervals
+writes tables of the lower and upper ends of 50%, 80% and 95% intervals; categories have none."""
 
 CSV = (".csv", ".csv.gz")
+# Standard deviations from the middle of a normal to the ends of its intervals, by the share in them in percent.
+INTERVALS = {50: 0.674490, 80: 1.281552, 95: 1.959964}
 
 
 def parser() -> cli.Parser:
@@ -36,6 +40,7 @@ def parser() -> cli.Parser:
     made.add_argument("-o", "--output", metavar="TABLE", type=Path, required=True, help="the completed table")
     made.add_argument("--draws", metavar="K", type=cli.count, help="write K draws, numbered, in place of one table")
     made.add_argument("--std", metavar="FILE", type=Path, help="also write each cell's standard deviation")
+    made.add_argument("--intervals", action="store_true", help="also write the ends of 50, 80 and 95%% intervals")
     made.add_argument("--seed", metavar="N", type=cli.seed, default=0, help="of the draws (default: 0)")
     made.add_argument("--force", action="store_true", help="replace files that are there already")
     made.add_argument(
@@ -71,6 +76,9 @@ def choose_outputs(args: argparse.Namespace) -> list["Output"]:
     stem = args.output.name[: -len(known)]
     drawn = [args.output.with_name(f"{stem}.{k}{known}") for k in range(1, (args.draws or 0) + 1)]
     outputs = [Output(path) for path in drawn or [args.output]]
+    for level, deviations in INTERVALS.items() if args.intervals else ():
+        outputs.append(Output(args.output.with_name(f"{stem}.low{level}{known}"), deviations=-deviations))
+        outputs.append(Output(args.output.with_name(f"{stem}.high{level}{known}"), deviations=deviations))
     outputs += [Output(args.std, is_std=True)] if args.std else []
     for output in outputs:
         if output.path.exists() and output.path.samefile(args.table):
@@ -90,17 +98,19 @@ def impute(args: argparse.Namespace, outputs: Sequence["Output"]) -> int:
 
     device, _ = resolve_device(args.device)
     artifact = load_artifact(args.artifact, device)
-    filler = Filler(artifact, args.draws or 0, with_std=args.std is not None, seed=args.seed)
+    deviations = [output.deviations for output in outputs if output.deviations]
+    filler = Filler(artifact, args.draws or 0, with_std=args.std is not None, deviations=deviations, seed=args.seed)
     progress = Progress()
     try:
         n_rows = fill(args.table, outputs, filler, args.chunk_rows, progress)
     finally:
         progress.line.clear()
     seconds = time.monotonic() - progress.began
-    paths = [str(output.path) for output in outputs if not output.is_std]
+    paths = [str(output.path) for output in outputs if not output.is_std and not output.deviations]
     document = {
         "artifact": str(args.artifact),
         "outputs": paths,
+        "intervals": [str(output.path) for output in outputs if output.deviations],
         "std": str(args.std) if args.std else None,
         "n_rows": n_rows,
         "n_imputed_cells": filler.n_filled,
@@ -130,8 +140,8 @@ def fill(source: Path, outputs: Sequence["Output"], filler: "Filler", chunk_rows
     if known in CSV and all(suffix(output.path) in CSV for output in outputs):
         return fill_csv(source, outputs, filler, chunk_rows, tell)
     if known in (*CSV, *ARROW):
-        reader = ParquetSource if known == ".parquet" else TableSource
-        return fill_arrow(reader(source), outputs, filler, chunk_rows, tell)
+        reader = ParquetSource(source) if known == ".parquet" else TableSource(source, filler)
+        return fill_arrow(reader, outputs, filler, chunk_rows, tell)
     return fill_whole(source, outputs, filler, chunk_rows, tell)
 
 

@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
+from sklearn.utils.validation import check_is_fitted
 
 from vadtune.data.tables import Table
 from vadtune.errors import ArtifactError, ConfigError
-from vadtune.imputer_base import Imputer
+from vadtune.imputer_base import Imputer, parameters_not_flags
 from vadtune.settings import Nested, flatten, merge, parse, unflatten
 from vadtune.training.artifact import Artifact, load_artifact
 from vadtune.training.config import TrialConfig
-from vadtune.training.device import resolve_device
 from vadtune.training.fitting import fit_on_all, fit_watched
 
 if TYPE_CHECKING:
@@ -55,15 +55,14 @@ class ModelImputer(Imputer):
         return imputer
 
     def _train(self, table: Table) -> Artifact:
-        config, (device, _) = self._config(), resolve_device(self.device)
-        share = self.validation_share
-        if not 0 <= share < 1:
+        config, device, share = self._config(), self._resolve_device(), self.validation_share
+        if not isinstance(share, int | float | np.number) or not 0 <= share < 1:
             raise ConfigError(f"{type(self).__name__}: validation_share is {share!r}: it should be in [0, 1).")
         return fit_watched(config, table, share, device) if share else fit_on_all(config, table, device)
 
     def _config(self) -> TrialConfig:
         given = {path: _plain(getattr(self, name)) for name, path in self.PATHS.items()}
-        others = flatten(self.settings or {})
+        others = flatten(_mapping(self.settings, type(self).__name__))
         nested = merge(merge(self.BASE, unflatten(given)), unflatten(others)) | {"seed": self._seed()}
         config: TrialConfig = parse(TrialConfig, nested, type(self).__name__)
         return config
@@ -252,7 +251,7 @@ class SearchImputer(Imputer):
     """Searches a model's settings as `vadtune.search` does, then trains the best ones on all rows.
 
     Rows are split and cells hidden as there; trials run on Ray. The run folder is the same, too: it has the study, a
-    report, and in `best` the winner as it was scored, before it was trained again.
+    report, and in `best` this model. How to watch it meanwhile is logged at level INFO.
 
     Args:
         model: `vad` or `vae`.
@@ -326,6 +325,7 @@ class SearchImputer(Imputer):
         """The Optuna study of the run, read from its folder."""
         from vadtune.tuning.study import read_study
 
+        check_is_fitted(self, "artifact_")
         return read_study(self.run_folder_ / "study.log")
 
     def _train(self, table: Table) -> Artifact:
@@ -335,11 +335,22 @@ class SearchImputer(Imputer):
 
         given = {name: getattr(self, name) for name in SearchSettings.model_fields if name != "seed"}
         plain = {name: _plain(value) for name, value in given.items()} | {"seed": self._seed()}
-        settings = parse(SearchSettings, plain, "SearchImputer")
-        found = search_and_refit(settings, table)
+        _mapping(self.settings, "SearchImputer")
+        with parameters_not_flags():
+            settings = parse(SearchSettings, plain, "SearchImputer")
+            found = search_and_refit(settings, table)
         write_report(found.folder)
         self.best_params_, self.best_score_, self.run_folder_ = found.params, -found.error, found.folder
         return found.artifact
+
+
+def _mapping(settings: Any, name: str) -> Mapping[str, Any]:
+    """The parameter `settings`, of which `seed` is none."""
+    if not isinstance(settings, Mapping | None):
+        raise ConfigError(f"{name}: settings is {settings!r}: give a dictionary, {{'train.schedule': 'cosine'}}.")
+    if "seed" in (settings or {}):
+        raise ConfigError(f"{name}: the seed is no setting: give random_state.")
+    return settings or {}
 
 
 def _plain(value: Any) -> Any:

@@ -1,7 +1,11 @@
 """What the estimators of `vadtune.imputer` share: scikit-learn's contract for imputers, around any model."""
 
 import copy
+import re
+import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -14,16 +18,18 @@ from sklearn.utils import check_random_state
 from sklearn.utils._set_output import _get_output_config
 from sklearn.utils.validation import FLOAT_DTYPES, _check_feature_names_in, check_is_fitted, validate_data
 
+from vadtune.data.frames import from_frame, from_frame_as
 from vadtune.data.interchange import as_frame, fill_frame, from_matrix, plain_array, to_polars
 from vadtune.data.masks import mcar
-from vadtune.data.metrics import rmse
-from vadtune.data.tables import BoolArray, FloatArray, Table, check_names, from_frame
-from vadtune.errors import DataError
+from vadtune.data.tables import BoolArray, Column, FloatArray, Table, check_names
+from vadtune.errors import ConfigError, DataError
 from vadtune.training.artifact import Artifact, save_artifact
 from vadtune.training.device import resolve_device
 from vadtune.training.fill import Filler
 
 SCORED_RATE = 0.2
+# Flags of the commands that have other names here than their own.
+NAMES = {"set": "settings", "trials": "n_trials", "concurrent": "n_jobs", "seed": "random_state"}
 
 
 class Imputer(TransformerMixin, BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn has no types
@@ -55,7 +61,8 @@ class Imputer(TransformerMixin, BaseEstimator, ABC):  # type: ignore[misc]  # sc
         """Learn from all observed cells.
 
         Args:
-            X: An array or DataFrame `(N, D)` of numbers; NaN, None, pd.NA and masked cells are unknown.
+            X: An array of numbers `(N, D)`, or a DataFrame of columns of any kind: NaN, None, pd.NA, NaT and masked
+                cells are unknown.
             y: Ignored.
 
         Raises:
@@ -68,6 +75,7 @@ class Imputer(TransformerMixin, BaseEstimator, ABC):  # type: ignore[misc]  # sc
         if unknown.all():
             raise DataError("X: not one cell is observed. Give a table with some values.")
         self.is_empty_: BoolArray = np.all(unknown, axis=0)
+        self._warn_of_empty(table)
         self.indicator_ = MissingIndicator(error_on_new=False).fit(table.values) if self.add_indicator else None
         self.artifact_ = self._train(_columns(table, ~self.is_empty_))
         return self
@@ -89,11 +97,14 @@ class Imputer(TransformerMixin, BaseEstimator, ABC):  # type: ignore[misc]  # sc
         container = _get_output_config("transform", self)["dense"]
         if frame is None or container == "default":
             return self._as_array(values[:, kept].astype(_common_dtype(table)), table)
-        filled = self._as_frame(fill_frame(frame.iloc[:, kept], unknown[:, kept], values[:, kept]), table)
+        columns = [table.columns[j] for j in kept]
+        filled = self._as_frame(fill_frame(frame.iloc[:, kept], unknown[:, kept], values[:, kept], columns), table)
         return to_polars(filled) if container == "polars" else filled
 
     def score(self, X: Any, y: Any = None) -> float:  # noqa: ARG002
         """How well hidden cells are found again: minus their RMSE, in standard deviations of the columns of `fit`.
+
+        (Of a table with codes, minus the mean error over its columns.)
 
         A fifth of the observed cells is hidden completely at random, always the same ones; 0 is perfect, -1 is about
         what column means reach.
@@ -104,8 +115,8 @@ class Imputer(TransformerMixin, BaseEstimator, ABC):  # type: ignore[misc]  # sc
         if not hidden.any():
             raise DataError("X: too few observed cells to hide some of them for a score.")
         seen = replace(table, values=np.where(hidden, np.nan, table.values), columns=self.artifact_.columns)
-        scale = self.artifact_.scaler.scale
-        return -rmse(self._filler()(seen)[0] / scale, np.where(hidden, table.values, np.nan) / scale)
+        transform, codec = self.artifact_.scaler.transform, self.artifact_.model.codec
+        return -codec.score(transform(self._filler()(seen)[0]), transform(np.where(hidden, table.values, np.nan)))
 
     def get_feature_names_out(self, input_features: Any = None) -> npt.NDArray[Any]:
         """Names of the columns that `transform` gives."""
@@ -133,7 +144,9 @@ class Imputer(TransformerMixin, BaseEstimator, ABC):  # type: ignore[misc]  # sc
         if frame is not None:
             check_names([str(column) for column in frame.columns], "X")
             validate_data(self, frame, reset=reset, skip_check_array=True)
-            return from_frame(frame, "X", "X"), frame
+            if reset:
+                return from_frame(frame, "X", "X"), frame
+            return self._known(frame), frame
         # Infinities are ours to refuse: with their column and row.
         values = validate_data(
             self,
@@ -145,11 +158,34 @@ class Imputer(TransformerMixin, BaseEstimator, ABC):  # type: ignore[misc]  # sc
         )
         return from_matrix(values, [f"x{j}" for j in range(values.shape[1])], "X"), None
 
+    def _known(self, frame: Any) -> Table:
+        """The DataFrame in the codes of the one that `fit` saw; a column that was empty there may hold anything."""
+        known = iter(self.artifact_.columns)
+        columns = [
+            Column(str(name), "numeric", "float64") if is_empty else next(known)
+            for name, is_empty in zip(frame.columns, self.is_empty_, strict=True)
+        ]
+        return from_frame_as(frame, columns, "X", "X")
+
+    def _warn_of_empty(self, table: Table) -> None:
+        names = [table.columns[j].name for j in np.flatnonzero(self.is_empty_)]
+        if names and not self.keep_empty_features:
+            warnings.warn(
+                f"X: columns {names} have no observed cell and are left out by transform; keep_empty_features=True "
+                "fills them with 0.",
+                UserWarning,
+                stacklevel=3,
+            )
+
     def _filler(self) -> Filler:
-        # In float64, on a copy: there a row differs by 1e-12 standard deviations when other rows are beside it, since
-        # kernels sum in another order; in float32 it is 2e-4.
-        device, _ = resolve_device(self.device)
+        # In float64, on a copy: there a row differs by 1e-14 standard deviations when other rows are beside it, since
+        # kernels sum in another order; in float32 it is 4e-7 (by `bound`; by `lbfgs` 1e-11 and 2e-4).
+        device = self._resolve_device()
         return Filler(replace(self.artifact_, model=copy.deepcopy(self.artifact_.model).to(device).double()))
+
+    def _resolve_device(self) -> str:
+        with parameters_not_flags():
+            return resolve_device(self.device)[0]
 
     def _is_kept(self) -> BoolArray:
         return ~self.is_empty_ | bool(self.keep_empty_features)
@@ -169,8 +205,22 @@ class Imputer(TransformerMixin, BaseEstimator, ABC):  # type: ignore[misc]  # sc
 
     def _seed(self) -> int:
         if isinstance(self.random_state, int | np.integer):
+            if self.random_state < 0:
+                raise ConfigError(
+                    f"{type(self).__name__}: random_state is {self.random_state}: it should be 0 or more."
+                )
             return int(self.random_state)
         return int(check_random_state(self.random_state).randint(2**31 - 1))
+
+
+@contextmanager
+def parameters_not_flags() -> Iterator[None]:
+    """Tell of mistakes in the words of an estimator: what is a flag of the commands, `--n-x`, is `n_x` here."""
+    try:
+        yield
+    except ConfigError as error:
+        text = re.sub(r"--([a-z][a-z-]*)", lambda flag: NAMES.get(flag[1], flag[1].replace("-", "_")), str(error))
+        raise ConfigError(text) from None
 
 
 def _columns(table: Table, chosen: BoolArray) -> Table:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from vadtune import cli
 from vadtune.errors import ConfigError
+from vadtune.result import sentences
+from vadtune.search_flags import parser
 from vadtune.settings import Nested, merge, parse, parse_assignments
 
 if TYPE_CHECKING:
@@ -19,98 +21,9 @@ if TYPE_CHECKING:
     from vadtune.tuning.runner import Outcome, Plan
     from vadtune.tuning.space import Space
 
-EXAMPLES = """\
-  python -m vadtune.search mnist --model vad
-  python -m vadtune.search breast_cancer --model vad --missing-rate 0.2 --trials 60
-  python -m vadtune.search table.csv --model vae --time-budget 1h --name tonight
-  python -m vadtune.search table.csv --model vae --time-budget 1h --name tonight --resume
-  python -m vadtune.search mnist --set model.latent_dim=64 --set "train.learning_rate={low=1e-4, high=1e-2, log=true}"
-  python -m vadtune.search digits --model vad --space my_space.toml --dry-run csv
-
-Without --trials and --time-budget the search takes about two minutes. What is shown and printed is the error over
-cells that were hidden on purpose: no model and no search has seen them."""
-
-SAMPLERS = ("tpe", "gp", "cmaes", "qmc", "random", "grid")
-SCHEDULERS = ("asha", "hyperband", "median", "none")
-TRACKERS = ("tensorboard", "mlflow", "wandb")
 DEFAULT_TIME_BUDGET_S = 130.0
 BASELINE_LIMIT_S = 60.0
 N_DRY_RUN = 10
-
-
-def parser() -> cli.Parser:
-    """The command's arguments."""
-    made = cli.Parser("search", "Search the best imputation model for data with missing values.", EXAMPLES)
-    made.add_argument(
-        "dataset", metavar="DATASET", help="a name (see vadtune.datasets list) or a CSV, Parquet, npz or HDF5 file"
-    )
-    made.add_argument(
-        "--model", choices=("vad", "vae"), default="vad", help="auto-decoder or auto-encoder (default: vad)"
-    )
-    space = made.add_argument_group("what is searched")
-    space.add_argument(
-        "--space", metavar="FILE", help="search space: a TOML file or the name of one that comes with vadtune"
-    )
-    space.add_argument(
-        "--set", metavar="PATH=VALUE", action="append", default=[], help="fix or replace a setting of the space"
-    )
-    space.add_argument("--trials", metavar="N", type=cli.count, help="end after N trials")
-    space.add_argument(
-        "--max-epochs", metavar="N", type=cli.count, help="epochs of a trial that nothing stops (default: the space's)"
-    )
-    space.add_argument("--time-budget", metavar="TIME", type=cli.duration, help="end after 90s, 30m, 2h …")
-    space.add_argument("--sampler", choices=SAMPLERS, default="tpe", help="proposes settings (default: tpe)")
-    space.add_argument("--scheduler", choices=SCHEDULERS, default="asha", help="stops poor trials (default: asha)")
-    cli.add_data_flags(made)
-    made.set_defaults(seed=0)
-    where = made.add_argument_group("where it runs")
-    where.add_argument(
-        "--cpus-per-trial", metavar="X", type=cli.positive, default=1.0, help="CPUs or a share of one (default: 1)"
-    )
-    where.add_argument(
-        "--gpus-per-trial", metavar="X", type=float, help="GPUs or a share of one (default: 1 if there is one)"
-    )
-    where.add_argument("--concurrent", metavar="N", type=cli.count, help="trials at once (default: as many as fit)")
-    where.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
-    where.add_argument(
-        "--address", metavar="ADDR", help="a running Ray cluster: auto or HOST:PORT (default: this machine)"
-    )
-    where.add_argument(
-        "--storage", metavar="PATH", help="where checkpoints go: a folder or address that every node sees"
-    )
-    result = made.add_argument_group("the result")
-    result.add_argument(
-        "--runs", metavar="DIR", type=Path, default=Path("runs"), help="folder of run folders (default: runs)"
-    )
-    result.add_argument("--name", help="of the run folder (default: dataset, model and time)")
-    result.add_argument("--resume", action="store_true", help="go on with the run of that --name")
-    result.add_argument("--top", metavar="K", type=cli.count, default=1, help="export the best K trials (default: 1)")
-    result.add_argument(
-        "--log-to",
-        metavar="TRACKER",
-        type=trackers,
-        action="extend",
-        default=[],
-        help=f"tell trackers, too: {', '.join(TRACKERS)} (default: none)",
-    )
-    result.add_argument(
-        "--dry-run",
-        nargs="?",
-        const="jsonl",
-        choices=("jsonl", "csv"),
-        help="print the configurations and train nothing",
-    )
-    result.add_argument("--json", action="store_true", help="print the result as one JSON document")
-    return made
-
-
-def trackers(text: str) -> list[str]:
-    """Names of trackers, `tensorboard,mlflow`."""
-    names = text.split(",")
-    for name in names:
-        if name not in TRACKERS:
-            raise argparse.ArgumentTypeError(f"{name!r} is not one of {', '.join(TRACKERS)}")
-    return names
 
 
 def main(arguments: list[str]) -> int:
@@ -158,7 +71,7 @@ def search(args: argparse.Namespace, command: str) -> int:
     if args.json:
         cli.show_json(document)
     else:
-        cli.show(_sentences(document, folder, problem))
+        cli.show(sentences(document, folder, problem.table.unit))
     return cli.INTERRUPTED if is_interrupted else 0
 
 
@@ -166,7 +79,7 @@ def _search(
     args: argparse.Namespace, command: str, folder: Path, problem: "Problem", baselines: Any, began: float
 ) -> tuple[Nested, bool]:
     """All between the table and the result's document; True if it was interrupted."""
-    from vadtune.tuning.cluster import Cluster
+    from vadtune.tuning.cluster import Cluster, shipment
     from vadtune.tuning.lock import locked
     from vadtune.tuning.preflight import check_folder, check_local_cpus
     from vadtune.tuning.record import begin, describe_run, summarise
@@ -176,9 +89,10 @@ def _search(
         check_local_cpus(args.cpus_per_trial)
     check_installed(_trackers(args))
     plan = make_plan(args, folder, *resolve_space(args, is_image=problem.table.image_shape is not None))
+    runtime_env = shipment(with_code=args.ship_code) if args.address is not None else None
     check_folder(folder)
-    with locked(folder), Cluster(args.address) as cluster:
-        begin(folder, describe_run(command, plan, problem), resume=args.resume)
+    with locked(folder), Cluster(args.address, runtime_env) as cluster:
+        begin(folder, describe_run(command, plan, problem), resume=args.resume, database=plan.database)
         _say_begin(problem, plan)
         outcome = _run(plan, problem, cluster)
         cluster.close()
@@ -186,11 +100,14 @@ def _search(
         if is_interrupted:
             cli.say("Interrupted; everything so far is saved. Go on with:", "  " + resume_command(command, folder.name))
         winners = _export(plan, problem, args.top)
+        if not is_interrupted:
+            winners[0] = _refit(winners[0], problem, plan.device, asked=args.refit)
         results = {} if is_interrupted else baselines.results()
         document = summarise(plan, problem, outcome, winners[0], results, time.monotonic() - began)
         _write_results(folder, winners[0], problem, document, brief=is_interrupted)
         document["seconds"] = round(time.monotonic() - began, 1)
         _write_summary(folder, document)
+        _publish(plan, outcome)
     return document, is_interrupted
 
 
@@ -206,14 +123,28 @@ def run_folder(args: argparse.Namespace) -> Path:
     safe = "".join(c if c.isascii() and (c.isalnum() or c in "_-") else "_" for c in stem)[:40].strip("_-") or "table"
     default = f"{safe}-{args.model}-{datetime.now():%Y%m%d-%H%M%S}"
     folder: Path = (args.runs / check_run_name(args.name if args.name is not None else default)).absolute()
+    if args.storage and args.storage_url is None:
+        from vadtune.tuning.mirror import bring_home, check_unused
+        from vadtune.tuning.storage import open_storage
+
+        storage = open_storage(storage_address(args.storage, folder))
+        if args.resume:
+            bring_home(folder, storage)
+        else:
+            check_unused(storage)
     exists = (folder / "settings.json").exists()
     if args.resume and args.name is None:
         raise ConfigError("--resume: say which run with --name.")
-    if args.resume and not exists:
+    if args.resume and not exists and args.storage_url is None:
         raise ConfigError(f"--resume: {folder} is not a run. Check --runs and --name.")
     if not args.resume and folder.exists() and any(folder.iterdir()):
         raise ConfigError(f"{folder} exists already. Choose another --name, or go on with it by --resume.")
     return folder
+
+
+def storage_address(storage: str | None, folder: Path) -> str:
+    """Where a run's checkpoints go: below `--storage` under the run's name, or into its folder."""
+    return f"{storage.rstrip('/')}/{folder.name}" if storage else str(folder)
 
 
 def resolve_space(args: argparse.Namespace, *, is_image: bool) -> tuple["Space", Any, Any]:
@@ -249,6 +180,7 @@ def make_plan(args: argparse.Namespace, folder: Path, space: "Space", sampler: A
     """Everything the search loop needs to know, resolved."""
     from vadtune.training.config import TrainConfig
     from vadtune.training.device import resolve_device
+    from vadtune.tuning.database import Database, check_url
     from vadtune.tuning.runner import Plan
     from vadtune.tuning.storage import open_storage
 
@@ -259,7 +191,7 @@ def make_plan(args: argparse.Namespace, folder: Path, space: "Space", sampler: A
     max_epochs = space.fixed("train.n_epochs", TrainConfig().n_epochs)
     return Plan(
         folder=folder,
-        storage=open_storage(f"{args.storage}/{folder.name}" if args.storage else str(folder)),
+        storage=open_storage(storage_address(args.storage, folder)),
         space=space,
         sampler=sampler,
         scheduler=scheduler,
@@ -272,6 +204,7 @@ def make_plan(args: argparse.Namespace, folder: Path, space: "Space", sampler: A
         seed=args.seed,
         device=device,
         keep_top=args.top,
+        database=Database(check_url(args.storage_url), folder.name) if args.storage_url else None,
         trackers=_trackers(args),
     )
 
@@ -324,6 +257,17 @@ def _export(plan: "Plan", problem: "Problem", top: int) -> list["Winner"]:
     return [export_trial(trial, plan.storage, problem, at) for trial, at in zip(trials, folders, strict=True)]
 
 
+def _refit(winner: "Winner", problem: "Problem", device: str, *, asked: bool | None) -> "Winner":
+    from vadtune.tuning.conclude import is_to_be_refitted, refit
+
+    if not is_to_be_refitted(problem, asked=asked):
+        return winner
+    cli.say(
+        f"refitting trial {winner.trial.number} on all {problem.table.n_rows:,} rows (--no-refit leaves it as it is)"
+    )
+    return refit(winner, problem, device)
+
+
 def _write_results(folder: Path, winner: "Winner", problem: "Problem", document: Nested, *, brief: bool) -> None:
     from vadtune.report.page import write_report
     from vadtune.tuning.conclude import evaluation_arrays, write_arrays
@@ -340,8 +284,22 @@ def _write_summary(folder: Path, document: Nested) -> None:
     write_json(folder / "summary.json", document)
 
 
+def _publish(plan: "Plan", outcome: "Outcome") -> None:
+    from vadtune.tuning.mirror import is_needed, publish
+
+    if outcome.copy_problem is not None:
+        cli.say(f"{plan.storage.address}: the study could not be copied there ({outcome.copy_problem}).")
+    if is_needed(plan.folder, plan.storage):
+        publish(plan.folder, plan.storage)
+
+
 def _say_begin(problem: "Problem", plan: "Plan") -> None:
+    from vadtune.data.kinds import skewed
+
     about, table = problem.describe(), problem.table
+    tails = ",".join(skewed(table)[:5]) if table.image_shape is None else ""
+    if tails:
+        cli.say(f"long tails of positive numbers: --positive {shlex.quote(tails)} would model their logarithms")
     rate = problem.config.missing_rate
     cli.say(
         f"{table.name}: {table.n_rows:,} rows x {table.n_features} columns ({table.source})",
@@ -352,41 +310,15 @@ def _say_begin(problem: "Problem", plan: "Plan") -> None:
     )
 
 
-def _sentences(document: Nested, folder: Path, problem: "Problem") -> str:
-    """The result for a person."""
-    best, trials = document["best"], document["trials"]
-    unit = "pixels in [0, 1]" if problem.table.unit == "pixel" else "standard deviations"
-    counts = ", ".join(f"{n} {state}" for state, n in trials.items() if n or state == "complete")
-    rows = [(f"trial {best['trial']}", best["test_rmse"], "")]
-    for name, scores in document["baselines"].items():
-        rows.append((name, scores.get("test_rmse"), scores.get("failure") or ""))
-    ranked = sorted(rows, key=lambda row: (row[1] is None, row[1]))
-    relative = Path(best["artifact"])
-    lines = [
-        f"Best of {sum(trials.values())} trials ({counts}) in {cli.clock(document['seconds'])}: trial {best['trial']}",
-        "",
-        f"RMSE over hidden cells of the test rows, in {unit}:",
-        *(f"  {name:<16}{'–' if value is None else f'{value:.4f}'}  {note}".rstrip() for name, value, note in ranked),
-        "",
-        f"settings: {', '.join(f'{path}={_short(value)}' for path, value in best['params'].items())}",
-        f"report:   {folder / 'report.html'}",
-        f"model:    {relative}",
-        f"use it:   python -m vadtune.impute {shlex.quote(str(relative))} TABLE -o FILLED",
-    ]
-    return "\n".join(cli.printable(line) for line in lines)
-
-
-def _short(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
 def _is_image(args: argparse.Namespace) -> bool:
     """Whether the default space is the one for images; reads the table only if its name does not tell."""
     if args.space is not None:
         return False
-    from vadtune.data.datasets import load
+    from vadtune.data.problem import load_table
+    from vadtune.data.splits import DataConfig
 
-    return load(args.dataset, data_dir=args.data_dir).image_shape is not None
+    table, _ = load_table(parse(DataConfig, cli.data_values(args), "flags"), args.data_dir)
+    return table.image_shape is not None
 
 
 if __name__ == "__main__":

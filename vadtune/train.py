@@ -1,9 +1,10 @@
 """`python -m vadtune.train`: train one configuration and export it."""
 
 import argparse
-import math
 import shlex
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -70,19 +71,19 @@ def train(args: argparse.Namespace) -> int:
     """Train, score, export, print."""
     from vadtune.training.artifact import save_artifact
     from vadtune.training.device import resolve_device
-    from vadtune.tuning.conclude import scored
+    from vadtune.tuning.conclude import scored, validation_name
     from vadtune.tuning.trial_runs import TrialRuns
 
     began = time.monotonic()
     device, _ = resolve_device(args.device)
-    past, number = open_past(args.run)
-    problem = load(args, past)
-    config = resolve_config(args, past, number, is_image=problem.table.image_shape is not None)
+    with open_past(args.run) as (past, number):
+        problem = load(args, past)
+        config = resolve_config(args, past, number, is_image=problem.table.image_shape is not None)
     _say_begin(problem, config)
     if past is not None:
         TrialRuns().prepare_process(config.seed, past.n_threads)
     run, value = fit(config, problem, device, past.rungs if past else None)
-    metrics = {"validation_rmse": value, "epoch": run.best_epoch}
+    metrics = {validation_name(problem.table.unit): value, "epoch": run.best_epoch}
     tested = scored(config, run.best_model(), problem, metrics)
     artifact, x_hat = tested.artifact, tested.x_hat
     save_artifact(artifact, args.output)
@@ -103,16 +104,19 @@ def train(args: argparse.Namespace) -> int:
     return 0
 
 
-def open_past(text: str | None) -> tuple["PastRun | None", int | None]:
+@contextmanager
+def open_past(text: str | None) -> Iterator[tuple["PastRun | None", int | None]]:
     """The run and the number of its trial, of `RUN[:TRIAL]`."""
     if text is None:
-        return None, None
+        yield None, None
+        return
+    from vadtune.tuning.mirror import local_copy
     from vadtune.tuning.past_run import open_run
 
-    folder, colon, number = text.rpartition(":")
-    if not colon or not number.isdigit():
-        return open_run(Path(text)), None
-    return open_run(Path(folder)), int(number)
+    run, colon, number = text.rpartition(":")
+    has_number = bool(colon) and number.isdigit()
+    with local_copy(run if has_number else text) as folder:
+        yield open_run(folder), int(number) if has_number else None
 
 
 def load(args: argparse.Namespace, past: "PastRun | None") -> "Problem":
@@ -180,7 +184,7 @@ def fit(
     """Train to the last epoch, watched on validation rows at the epochs at which a search would.
 
     Returns:
-        The run, and the validation RMSE of its best epoch by a cold, converged inference.
+        The run, and the objective on validation rows at its best epoch by a cold, converged inference.
 
     Raises:
         NoUsableTrial: The training diverged.
@@ -190,6 +194,7 @@ def fit(
     from vadtune.tuning.schedulers import ASHA, report_epochs
 
     n_epochs, line, began = config.train.n_epochs, Live(), time.monotonic()
+    measure = cli.MEASURES[problem.table.unit]
     run = TrialRun(config, problem.splits.train.rows, problem.splits.validation, device)
     try:
         for epoch in report_epochs(rungs or ASHA().rungs(n_epochs), n_epochs):
@@ -198,7 +203,7 @@ def fit(
             value = run.advance(epoch)
             left = (time.monotonic() - began) / epoch * (n_epochs - epoch)
             line.show_line(
-                f"epoch {epoch}/{n_epochs} · loss {run.loss:.4g} · validation RMSE {value:.4f} "
+                f"epoch {epoch}/{n_epochs} · loss {run.loss:.4g} · validation {measure} {value:.4f} "
                 f"(best {run.best_rmse:.4f} at {run.best_epoch}) · {cli.clock(left)} left",
                 is_news=epoch == n_epochs,
             )
@@ -216,6 +221,8 @@ def describe(artifact: "Artifact", folder: Path, run: "TrialRun") -> Nested:
     """The result as one document; mean squared errors are there since the paper counts in them."""
     metrics = artifact.metrics
     scores = {key: metrics[f"test_{key}"] for key in ("rmse", "rmse_minmax", "mae", "observed_rmse", "all_rmse")}
+    validation = {key: value for key, value in metrics.items() if key.startswith("validation_")}
+    mixed = {key: metrics[key] for key in ("test_error", "test_nrmse", "test_error_rate") if metrics[key] is not None}
     return {
         "artifact": str(folder),
         "dataset": {key: artifact.dataset[key] for key in ("name", "sha256", "n_rows", "n_features")},
@@ -223,11 +230,12 @@ def describe(artifact: "Artifact", folder: Path, run: "TrialRun") -> Nested:
         "config": artifact.config.model_dump(mode="json"),
         "epochs": run.epoch,
         "best_epoch": run.best_epoch,
-        "validation_rmse": metrics["validation_rmse"],
+        **validation,
+        **mixed,
         "test_rmse": scores["rmse"],
         "test_rmse_minmax": scores["rmse_minmax"],
         "test_mae": scores["mae"],
-        "test_mse": scores["rmse"] ** 2,
+        "test_mse": None if scores["rmse"] is None else scores["rmse"] ** 2,
         "observed_rmse": scores["observed_rmse"],
         "all_rmse": scores["all_rmse"],
         "train_s": round(run.train_s, 3),
@@ -262,15 +270,16 @@ def _say_begin(problem: "Problem", config: "TrialConfig") -> None:
 
 
 def _sentences(document: Nested, problem: "Problem") -> str:
-    unit = "pixels in [0, 1]" if problem.table.unit == "pixel" else "standard deviations"
-    assert math.isfinite(document["test_rmse"])
+    unit = problem.table.unit
+    validation = next(value for key, value in document.items() if key.startswith("validation_"))
+    test = document.get("test_error", document["test_rmse"])
     lines = [
         f"{document['model']} trained for {document['epochs']} epochs in {cli.clock(document['seconds'])}; "
         f"the best was epoch {document['best_epoch']}",
         "",
-        f"RMSE over hidden cells, in {unit}:",
-        f"  validation rows {document['validation_rmse']:.4f}",
-        f"  test rows       {document['test_rmse']:.4f}",
+        f"{cli.title(cli.MEASURES[unit])} over hidden cells, {cli.UNITS[unit]}:",
+        f"  validation rows {validation:.4f}",
+        f"  test rows       {test:.4f}",
         "",
         f"model:    {document['artifact']}",
         f"use it:   python -m vadtune.impute {shlex.quote(document['artifact'])} TABLE -o FILLED",

@@ -2,11 +2,15 @@
 
 import gzip
 import struct
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from vadtune.data.datasets import NAMES, load, read_idx
+from vadtune.data.declared import Declared
+from vadtune.data.fetch import fetch
 from vadtune.data.make_digits import make_digits
 from vadtune.data.synthetic import landmarks, synthetic
 from vadtune.errors import ConfigError, DataError
@@ -166,3 +170,12 @@ def test_any_file_of_numbers_is_a_dataset(tmp_path):
     (tmp_path / "mine.csv").write_text("a,b\n1,\n,2\n")
     table = load(str(tmp_path / "mine.csv"))
     assert (table.name, table.n_rows, table.n_features) == ("mine", 2, 2)
+
+
+def test_a_table_of_openml_that_was_fetched_is_read_from_the_data_folder(tmp_path):
+    frame = pd.DataFrame({"a": [1.0, None, 2.0], "kind": pd.Categorical(["u", "v", "u"])})
+    fetch("credit-g", tmp_path, lambda **_: SimpleNamespace(data=frame))
+    table = load("openml:credit-g", data_dir=tmp_path)
+    assert table.name == "openml:credit-g"
+    assert [(column.name, column.kind) for column in table.columns] == [("a", "numeric"), ("kind", "categorical")]
+    assert load("openml:credit-g", data_dir=tmp_path, declared=Declared(ignore=("a",))).n_features == 1

@@ -48,11 +48,11 @@ def test_fetched_images_are_what_load_finds(tmp_path, capsys, name, openml):
 
 
 def test_a_fetched_table_is_a_dataset_by_its_name_and_says_what_was_left_out(tmp_path, capsys):
-    frame = pd.DataFrame({"a": [1.0, None], "b": [1, 2], "c": ["x", "y"], "d": pd.Categorical(["u", "v"])})
+    frame = pd.DataFrame({"a": [1.0, None], "b": [1, 2], "c": [b"x", b"y"], "d": pd.Categorical(["u", "v"])})
     assert main(["fetch", "kin8nm", "--data-dir", str(tmp_path)], download=table_of(frame)) == 0
     table = load("kin8nm", data_dir=tmp_path)
-    assert (table.name, [column.name for column in table.columns]) == ("kin8nm", ["a", "b"])
-    assert "Left out, since they hold no numbers: c, d." in capsys.readouterr().err
+    assert (table.name, [column.name for column in table.columns]) == ("kin8nm", ["a", "b", "d"])
+    assert "Left out, since no model can take them: c." in capsys.readouterr().err
     main(["list", "--data-dir", str(tmp_path)])
     assert "kin8nm" in capsys.readouterr().out
 
@@ -63,7 +63,7 @@ def test_a_fetched_table_is_a_dataset_by_its_name_and_says_what_was_left_out(tmp
         ("mnist", failing(OSError("no route")), "openml.org cannot be reached (no route)"),
         ("nothere", failing(ValueError("No known dataset\nmore")), "OpenML refuses it: No known dataset"),
         ("mnist", table_of(pd.DataFrame(np.zeros((2, 3)))), "expected (rows, 784) pixels"),
-        ("texts", table_of(pd.DataFrame({"a": ["x"]})), "none of its 1 columns holds numbers"),
+        ("texts", table_of(pd.DataFrame({"a": [b"x"]})), "none of its 1 columns can be modelled"),
         ("../x", None, "cannot be a dataset of OpenML"),
     ],
 )

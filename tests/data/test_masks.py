@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vadtune.data.masks import MECHANISMS, Block, Landmark, Mar, Mcar, Mechanism, Mnar, mar, mnar
+from vadtune.data.masks import MECHANISMS, Block, Landmark, Mar, Mcar, Mechanism, Mnar, mar, mnar, pattern
 from vadtune.data.splits import DataConfig
 from vadtune.errors import ConfigError
 from vadtune.settings import parse
@@ -30,7 +30,7 @@ def holey_table(n_rows: int = 3000, n_features: int = 20) -> np.ndarray:
 
 
 def test_the_names_are_those_of_the_union():
-    assert MECHANISMS == ("mcar", "mar", "mnar", "block", "landmark")
+    assert MECHANISMS == ("mcar", "mar", "mnar", "block", "landmark", "pattern")
     with pytest.raises(ConfigError, match=r"mechanism.kind is 'mca'. Did you mean mcar\?"):
         parse(DataConfig, {"dataset": "wine", "mechanism": {"kind": "mca"}}, "flags")
 
@@ -71,6 +71,7 @@ def test_the_rate_over_the_known_pixels_of_images_is_met(mechanism):
     x = rng.random((2000, 64)).astype(np.float32)
     x[:, :20] = 0.0
     x[:, 40:48] = np.nan
+    x[rng.random(x.shape) < 0.1] = np.nan
     mask = mechanism.target_mask(x, 0.3, rng, image_shape=(8, 8))
     assert mask.sum() / (~np.isnan(x)).sum() == pytest.approx(0.3, abs=0.01)
 
@@ -91,8 +92,9 @@ def test_a_rate_outside_the_range_is_refused(mechanism, rate):
 def test_constant_and_unknown_columns_do_no_harm(mechanism):
     x = np.ones((40, 6))
     x[:, 2] = np.nan
+    x[np.random.default_rng(1).random(x.shape) < 0.2] = np.nan
     mask = mechanism.target_mask(x, 0.4, np.random.default_rng(0))
-    assert mask.sum() == pytest.approx(0.4 * 200, abs=25)
+    assert mask.sum() == pytest.approx(0.4 * (~np.isnan(x)).sum(), abs=25)
 
 
 @every_mechanism
@@ -187,3 +189,26 @@ def test_landmark_refuses_a_column_without_its_pair():
 def test_mcar_hides_each_cell_at_the_rate():
     x = np.zeros((20_000, 3))
     assert Mcar().target_mask(x, 0.7, np.random.default_rng(0)).mean(axis=0) == pytest.approx([0.7] * 3, abs=0.015)
+
+
+def test_pattern_hides_what_is_unknown_elsewhere_together_and_as_often():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((4000, 4))
+    together = rng.random(4000) < 0.3
+    x[together, 1], x[together, 2] = np.nan, np.nan
+    x[rng.random(4000) < 0.1, 3] = np.nan
+    mask = mechanism_pattern(x, 0.08)
+    assert not mask[:, 0].any()
+    known = ~np.isnan(x)
+    both = known[:, 1] & known[:, 2]
+    assert np.array_equal(mask[both, 1], mask[both, 2])
+    assert mask[:, 1].sum() / mask[:, 3].sum() == pytest.approx(0.3 * 0.7 / (0.1 * 0.9), rel=0.15)
+
+
+def test_pattern_needs_unknown_cells_to_imitate():
+    with pytest.raises(ConfigError, match="pattern imitates the table's own unknown cells"):
+        mechanism_pattern(np.ones((20, 3)), 0.2)
+
+
+def mechanism_pattern(x, rate):
+    return pattern(x, rate, np.random.default_rng(1))

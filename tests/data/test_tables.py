@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from vadtune.data.tables import Column, Table, from_frame, read_table, to_frame, write_table
+from vadtune.data.frames import from_frame, to_frame
+from vadtune.data.tables import Column, Table, read_table, write_table
 from vadtune.errors import DataError
 
 SUFFIXES = [".csv", ".csv.gz", ".parquet", ".feather", ".npz", ".npy", ".h5", ".hdf5"]
@@ -133,7 +134,7 @@ def test_a_file_cut_in_half_is_refused(tmp_path, suffix):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("a,b\n1,2\n3,x?\n", "column 'b' holds text ('x?' in row 1, the first is 0); expected numbers"),
+        ("a,b\n1,2\n3,4\n3,x?\n", "column 'b' holds text ('x?' in row 2, the first is 0); expected numbers"),
         ("a,b\n1,2\n3,inf\n", "column 'b' holds inf in row 1"),
         ("a,b\n-inf,2\n", "column 'a' holds -inf in row 0"),
         ("a,b,a\n1,2,3\n", "more than one column is named 'a'"),
@@ -144,10 +145,11 @@ def test_a_file_cut_in_half_is_refused(tmp_path, suffix):
         ("1.5,2\n3,4\n", "the first line holds numbers"),
         ("id\n9007199254740993\n", "beyond 2**53, an identifier?"),
         ('""\n1\n', "no columns"),
-        ("day\n2020-01-01\n", "column 'day' holds text ('2020-01-01'"),
+        ("day\n01/02/2020\n", 'day or month first? Write in t.csv.toml: [date] day = "%d/%m/%Y"'),
+        ("who\n" + "\n".join(f"n{k}" for k in range(25)), "25 different values in 25 known cells"),
     ],
 )
-def test_a_csv_file_that_is_no_table_of_numbers_is_refused(tmp_path, text, words):
+def test_a_csv_file_that_cannot_be_modelled_is_refused(tmp_path, text, words):
     path = write_text(tmp_path / "t.csv", text)
     with pytest.raises(DataError) as error:
         read_table(path)
@@ -160,16 +162,17 @@ def test_a_csv_file_that_is_no_table_of_numbers_is_refused(tmp_path, text, words
     ("frame", "words"),
     [
         (pd.DataFrame([[1, 2]], columns=["a", "a"]), "named 'a'"),
-        (pd.DataFrame({"day": pd.to_datetime(["2020-01-01"])}), "column 'day' holds dates"),
-        (pd.DataFrame({"c": pd.Categorical(["x"])}), "column 'c' holds text"),
         (pd.DataFrame({"c": ["1", "2"]}), "column 'c' holds text"),
+        (pd.DataFrame({"c": [b"x", b"y"]}), "column 'c' holds \"b'x'\", a bytes"),
+        (pd.DataFrame({"c": pd.Categorical([pd.Timestamp(0)])}), "has the category '1970"),
+        (pd.DataFrame({"c": pd.Categorical([f"n{k}" for k in range(300)])}), "300 different values"),
         (pd.DataFrame({"c": [1 + 2j]}), "column 'c'"),
         (pd.DataFrame({"c": [np.inf]}), "column 'c' holds inf in row 0"),
         (pd.DataFrame(index=[0, 1]), "no columns"),
         (pd.DataFrame({"a": []}), "no rows"),
     ],
 )
-def test_a_frame_that_is_no_table_of_numbers_is_refused(frame, words):
+def test_a_frame_that_cannot_be_modelled_is_refused(frame, words):
     with pytest.raises(DataError, match=words):
         from_frame(frame, "t", "test")
 

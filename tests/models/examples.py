@@ -4,7 +4,7 @@ import torch
 
 from vadtune.models.decoder import DecoderConfig
 from vadtune.models.likelihood import NoiseConfig
-from vadtune.models.vad import VAD, VADConfig
+from vadtune.models.vad import VADConfig
 
 
 def holes(x, missing_rate=0.4, seed=0):
@@ -27,7 +27,7 @@ def linear_vad(weight, bias, noise_std, kl_weight=1.0, posterior="free"):
         decoder=DecoderConfig(n_layers=0),
         noise=NoiseConfig(kind="fixed", log_var=2 * float(torch.tensor(noise_std).log())),
     )
-    model = VAD(config, n_features)
+    model = config.build(n_features)
     with torch.no_grad():
         model.decoder.network[-1].weight.copy_(weight)
         model.decoder.network[-1].bias.copy_(bias)

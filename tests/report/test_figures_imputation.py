@@ -55,10 +55,11 @@ def test_categories_are_scored_by_how_often_they_are_right(table_run: Path) -> N
             )
         }
     )
-    cells = Cells(np.array([0, 0, 0, 0, 1]), np.array([0.0, 1.0, 2.0, 1.0, 5.0]), np.array([0.2, 1.4, 1.2, 1.0, 9.0]))
-    found = Evaluation(cells=cells, columns=ColumnErrors(np.array([0.5, 4.0]), np.array([0.3, 4.0])))
+    observed = np.array([[0.0, 1.0], [0.0, 2.0], [1.0, 3.0], [2.0, np.nan]])
+    found = Evaluation(columns=ColumnErrors(np.array([0.25, 4.0]), np.array([0.25, 4.0])), observed=observed)
     frame = figures.columns_frame(Run(run.path, settings, evaluation=found)).set_index("column")
     assert frame.loc["colour", "exact"] == 0.75
+    assert frame.loc["colour", "spread"] == 0.5
     assert frame["exact"].isna().to_dict() == {"size": True, "colour": False}
 
 

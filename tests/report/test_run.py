@@ -90,7 +90,7 @@ def test_a_folder_that_is_not_a_run_is_refused(tmp_path: Path) -> None:
     ("change", "words"),
     [
         ({"format_version": 2}, "format_version is 2, this vadtune reads up to 1. Update it."),
-        ({"dataset": {"name": "x", "unit": "metres"}}, "dataset.unit: Input should be 'pixel' or 'sd'"),
+        ({"dataset": {"name": "x", "unit": "metres"}}, "dataset.unit: Input should be 'pixel', 'sd' or 'mixed'"),
         ({"dataset": None}, "dataset: "),
     ],
 )

@@ -47,14 +47,16 @@ def test_weights_move_as_torch_moves_them(kind, weight_decay):
         assert_close(moved, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_what_needs_no_gradient_stays():
-    model = network()
+@pytest.mark.parametrize("kind", [AdamW, SGD])
+def test_what_has_no_gradient_stays(kind):
+    model, unused = network(), nn.Parameter(torch.ones(2, 2))
     model[0].bias.requires_grad_(False)
     before = model[0].bias.clone()
-    optimizer = AdamW(model.parameters(), 0.1)
+    optimizer = kind([*model.parameters(), unused], 0.1)
     backward(model, 0)
     optimizer.step(0.1)
     assert model[0].bias.equal(before)
+    assert unused.equal(torch.ones(2, 2))
 
 
 def test_gradients_are_forgotten():

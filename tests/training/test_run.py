@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from tests.training.examples import THOROUGH, change, holdout, low_rank, rmse, small
+from vadtune.data.codec import Codec
 from vadtune.data.splits import Holdout, Rows
 from vadtune.errors import DataError, Diverged
 from vadtune.models.objective import Batch
@@ -92,7 +93,7 @@ def test_the_best_model_of_a_saved_trial_can_be_read_alone(tmp_path):
     run = start(small())
     run.advance(3)
     run.save(tmp_path)
-    config, model = load_best_model(tmp_path, 12)
+    config, model = load_best_model(tmp_path, Codec.of_numbers(12))
     assert config == run.config
     assert equal(dict(model.state_dict()), dict(run.best_model().state_dict()))
     assert not model.training

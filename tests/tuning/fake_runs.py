@@ -79,8 +79,8 @@ class FakeRun:
 class FakeRuns:
     """Makes fake runs.
 
-    `spoils` is the file that tells a killed one that it was killed already, `journal` hears of every start, and
-    `home` is the only process that can read them back.
+    `spoils` is the file that tells a killed one that it was killed already, `journal` hears of every start (`parents`
+    beside it of the process above), and `home` is the only process that can read them back.
     """
 
     epoch_s: float = 0.0
@@ -113,3 +113,5 @@ class FakeRuns:
         if self.journal is not None:
             with self.journal.open("a", encoding="utf-8") as file:
                 file.write(f"{config['seed']} {what}\n")
+            with self.journal.with_name("parents").open("a", encoding="utf-8") as file:
+                file.write(f"{config['seed']} {os.getppid()}\n")

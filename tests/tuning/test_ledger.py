@@ -3,9 +3,9 @@ import math
 import pytest
 from optuna.trial import TrialState
 
+from vadtune.tuning.crew import Alone
 from vadtune.tuning.ledger import Ledger
 from vadtune.tuning.samplers import TPE
-from vadtune.tuning.study import open_study, requeue_running
 
 
 class Shelf:
@@ -31,9 +31,10 @@ def book(tmp_path, line, shelf):
     """Opens the ledger of a run; again, as a resumed search does."""
 
     def open_book(**options):
-        study = open_study(tmp_path / "study.log", TPE().build(0, 0))
-        requeue_running(study)
-        return Ledger(study, line, shelf, seed=7, rungs=(5, 15), **options)
+        crew = Alone(tmp_path / "study.log")
+        crew.study.sampler = TPE().build(0, 0)
+        crew.reap()
+        return Ledger(crew, line, shelf, seed=7, rungs=(5, 15), **options)
 
     return open_book
 

@@ -1,15 +1,28 @@
 import socket
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from vadtune.errors import ConfigError
-from vadtune.tuning.cluster import Cluster, Watchdog
-from vadtune.tuning.preflight import check_folder, check_local_cpus, check_resources, check_run_name, n_fitting
-from vadtune.tuning.storage import Storage, open_storage, tidy
+from vadtune.tuning.autoscaling import WorkerType, read_types, worker_types
+from vadtune.tuning.cluster import Cluster, Watchdog, shipment
+from vadtune.tuning.preflight import (
+    check_folder,
+    check_local_cpus,
+    check_resources,
+    check_run_name,
+    inspect_node,
+    judge,
+    n_fitting,
+    node_versions,
+)
+from vadtune.tuning.storage import Storage, Sweeper, open_storage, orphans
 
 
 @pytest.mark.parametrize("name", ["mnist-vad", "a", "2026.11_x+y", "A" * 100])
@@ -58,6 +71,80 @@ def test_trials_fit_on_nodes_and_not_across_them():
         check_resources(nodes, 1.0, 2.0)
     with pytest.raises(ConfigError, match="no node has both"):
         check_resources(nodes, 3.0, 1.0)
+
+
+def test_a_head_without_cpus_is_no_obstacle_where_workers_can_be_started():
+    head = [node()]
+    spot = WorkerType("spot", {"CPU": 8.0, "GPU": 1.0}, 4)
+    with pytest.raises(ConfigError, match="the largest node has 0 CPUs"):
+        check_resources(head, 1.0, 0.0)
+    check_resources(head, 1.0, 0.5, (spot,))
+    check_resources(head, 64.0, 0.5, (spot, WorkerType("known to the cloud only", {}, 1)))
+    check_resources(head, 64.0, 0.5, ())
+    with pytest.raises(ConfigError, match="--cpus-per-trial 64: the largest node or worker type has 8 CPUs"):
+        check_resources(head, 64.0, 0.5, (spot,))
+
+
+def test_worker_types_are_read_as_ray_up_leaves_them_on_the_head(tmp_path):
+    path = tmp_path / "bootstrap.yaml"
+    path.write_text(
+        """
+max_workers: 3
+head_node_type: head
+available_node_types:
+  head: {resources: {CPU: 0}}
+  spot: {max_workers: 8, resources: {CPU: 8, GPU: 1}}
+  full: {max_workers: 2}
+  none: {max_workers: 0, resources: {CPU: 99}}
+""",
+        encoding="utf-8",
+    )
+    assert read_types(path) == (WorkerType("spot", {"CPU": 8.0, "GPU": 1.0}, 3), WorkerType("full", {}, 2))
+    assert read_types(tmp_path / "missing.yaml") == ()
+    path.write_text("{provider: {type: local}, available_node_types: {any: {max_workers: 2}}}", encoding="utf-8")
+    assert read_types(path) is None
+    path.write_text("{", encoding="utf-8")
+    assert read_types(path) == ()
+
+
+def test_the_file_of_a_running_monitor_is_found(tmp_path, monkeypatch):
+    monkeypatch.delenv("KUBERAY_GEN_RAY_START_CMD", raising=False)
+    assert worker_types() is None
+    config, program = tmp_path / "bootstrap.yaml", tmp_path / "monitor.py"
+    config.write_text("available_node_types: {big: {resources: {CPU: 4}, max_workers: 2}}", encoding="utf-8")
+    program.write_text("import time; print(flush=True); time.sleep(60)", encoding="utf-8")
+    command = [sys.executable, str(program), f"--autoscaling-config={config}"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as monitor:
+        assert monitor.stdout is not None
+        monitor.stdout.readline()
+        assert worker_types() == (WorkerType("big", {"CPU": 4.0}, 2),)
+        monitor.kill()
+    monkeypatch.setenv("KUBERAY_GEN_RAY_START_CMD", "ray start --head --no-monitor")
+    assert worker_types() == ()
+
+
+def test_a_node_of_other_versions_or_without_the_storage_is_named(tmp_path):
+    storage, here = open_storage(str(tmp_path)), node_versions()
+    storage.write("ray/.probe", b"probe")
+    judge({"10.0.0.1": inspect_node("10.0.0.1", storage, "ray/.probe")}, here)
+    with pytest.raises(ConfigError, match=r"10\.0\.0\.2 has torch 1\.0 instead of"):
+        judge({"10.0.0.1": (here, ""), "10.0.0.2": (here | {"torch": "1.0"}, "")}, here)
+    with pytest.raises(ConfigError, match=r"not seen by 10\.0\.0\.3"):
+        judge({"10.0.0.3": inspect_node("10.0.0.3", open_storage(str(tmp_path / "other")), "ray/.probe")}, here)
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"cannot be used from 10\.0\.0\.4"):
+        judge({"10.0.0.4": inspect_node("10.0.0.4", open_storage(str(tmp_path / "file")), "ray/.probe")}, here)
+    assert [path.name for path in (tmp_path / "ray").iterdir()] == [".probe"]
+
+
+def test_nodes_of_a_cluster_get_the_region_and_no_credentials(monkeypatch):
+    monkeypatch.setenv("AWS_REGION", "eu-west-1")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    shipped = shipment(with_code=True)
+    assert shipped["env_vars"]["AWS_REGION"] == "eu-west-1"
+    assert "secret" not in str(shipped)
+    assert (Path(shipped["py_modules"][0]) / "search.py").is_file()
+    assert "py_modules" not in shipment(with_code=False)
 
 
 def test_shares_of_a_node_add_up():
@@ -115,14 +202,20 @@ def test_a_checkpoint_is_named_relative_to_its_storage_and_found_after_a_move(tm
     assert not moved.exists(checkpoint)
 
 
-def test_old_checkpoints_and_pickles_of_ray_are_removed_and_nothing_else(tmp_path):
+def test_checkpoints_that_no_trial_names_and_pickles_of_ray_are_swept_and_nothing_else(tmp_path):
     storage = open_storage(str(tmp_path))
     for name in ("ray/a/checkpoint_000000", "ray/a/checkpoint_000001", "ray/b/checkpoint_000000", "best"):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "ray" / "tuner.pkl").write_bytes(b"")
-    tidy(storage, {"ray/a/checkpoint_000001"})
+    needed = {"ray/a/checkpoint_000001", "ray/gone/checkpoint_000000"}
+    assert orphans(storage, needed) == ["ray/a/checkpoint_000000", "ray/b", "ray/tuner.pkl"]
+    sweeper = Sweeper(storage)
+    for name in (*orphans(storage, needed), "ray/gone/checkpoint_000000"):
+        sweeper.delete(name)
+    sweeper.close(patience_s=10.0)
     left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")}
     assert left == {"ray", "ray/a", "ray/a/checkpoint_000001", "best"}
+    assert orphans(open_storage(str(tmp_path / "nowhere")), set()) == []
 
 
 def test_a_storage_that_cannot_be_written_is_refused(tmp_path):

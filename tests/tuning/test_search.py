@@ -18,7 +18,6 @@ from tests.tuning.fake_runs import FakeConfig, FakeRuns
 from vadtune.errors import ConfigError
 from vadtune.settings import parse
 from vadtune.tuning import runner
-from vadtune.tuning.preflight import nodes_without
 from vadtune.tuning.runner import run_search
 from vadtune.tuning.samplers import Grid
 from vadtune.tuning.schedulers import NoScheduler, Scheduler
@@ -185,16 +184,6 @@ def test_a_gpu_that_is_not_there_is_refused(search, plan):
         search(dataclasses.replace(plan, gpus_per_trial=1.0))
 
 
-def test_nodes_that_do_not_see_the_storage_are_named(cluster, tmp_path):
-    import ray
-
-    while not cluster.is_ready(1.0):
-        pass
-    nodes = ray.nodes()
-    assert nodes_without(str(tmp_path), nodes) == []
-    assert nodes_without(str(tmp_path / "missing"), nodes) == [nodes[0]["NodeManagerAddress"]]
-
-
 class Driver:
     """A search in a process of its own."""
 
@@ -228,21 +217,6 @@ def drive(plan):
     for driver in drivers:
         driver.process.kill()
         driver.process.communicate()
-
-
-def test_nothing_finished_is_lost_or_doubled_by_killing_the_driver_and_more_may_follow(search, plan, drive):
-    driver = drive(10, 0.05)
-    driver.wait_for("ended [3-9] running [12]")
-    driver.process.kill()
-    driver.process.wait()
-    before = [trial for trial in trials(plan) if trial.state.is_finished()]
-    assert len(before) >= 3
-    outcome = search(dataclasses.replace(plan, n_trials=12))
-    assert outcome.trials["running"] == outcome.trials["waiting"] == 0
-    after = trials(plan)
-    assert len(after) == outcome.trials["complete"] + outcome.trials["pruned"] == 12
-    assert [after[trial.number] for trial in before] == before
-    assert len({tuple(trial.params.items()) for trial in after}) == 12
 
 
 def test_sigterm_saves_what_runs(plan, drive):

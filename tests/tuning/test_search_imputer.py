@@ -101,8 +101,8 @@ def test_one_trial_at_a_time_equal_seeds_are_equal_to_the_digit(fitted: SearchIm
 def test_what_was_found_needs_no_search_any_more(fitted: SearchImputer, x: FloatArray, tmp_path: Path) -> None:
     expected = fitted.transform(x)
     assert_array_equal(pickle.loads(pickle.dumps(fitted)).transform(x), expected)
-    loaded = VADImputer.from_artifact(fitted.to_artifact(tmp_path / "model"))
-    assert_array_equal(loaded.transform(x), expected)
+    for folder in (fitted.run_folder_ / "best", fitted.to_artifact(tmp_path / "model")):
+        assert_array_equal(VADImputer.from_artifact(folder).transform(x), expected)
     (tmp_path / "fitted.pkl").write_bytes(pickle.dumps(fitted))
     code = "import pickle, sys; pickle.load(open('fitted.pkl', 'rb')).transform([[float('nan')] * 6]); "
     code += "print({'ray', 'optuna'} & set(sys.modules))"
@@ -134,7 +134,9 @@ def test_scikit_learns_own_checks_pass(tmp_path: Path) -> None:
         ({"missing_rate": 1.0}, "missing_rate is 1.0"),
         ({"sampler": "tpr"}, "tpe"),
         ({"space": "vae_tables"}, "search space is for 'vae'"),
-        ({"space": "vad_tabels"}, "vad_tables"),
+        ({"space": "vad_tabels"}, "^space vad_tabels: .*vad_tables"),
+        ({"settings": ["model.latent_dim"]}, "give a dictionary"),
+        ({"settings": {"model.latent_dim": {"low": 9, "high": 3}}}, "^settings: model.latent_dim"),
         ({"settings": {"model.latent_dims": 3}}, "Did you mean model.latent_dim?"),
         ({"device": "gpu"}, "expected auto, cpu, cuda"),
     ],

@@ -17,8 +17,8 @@ from vadtune.tuning.study import (
     count_states,
     cut_torn_tail,
     open_study,
+    put_back,
     read_study,
-    requeue_running,
     top_trials,
     trial_table,
     write_error,
@@ -78,7 +78,7 @@ def test_a_file_cut_anywhere_opens_and_goes_on(tmp_path, length):
     finish(open_study(path), 1.0, reports=[(1, 2.0)])
     path.write_bytes(path.read_bytes()[:-length] if length else path.read_bytes())
     study = open_study(path)
-    requeue_running(study)
+    put_back(study, study.get_trials(states=(TrialState.RUNNING,)))
     finish(study, 3.0)
     assert count_states(open_study(path))["running"] == 0
 
@@ -133,7 +133,7 @@ def test_a_running_trial_waits_and_goes_on_under_its_number_with_its_params(tmp_
     trial.report(0.5, 3)
     trial.set_user_attr("checkpoint", "ray/a/checkpoint_000000")
     study = open_study(tmp_path / "study.log")
-    assert requeue_running(study) == [0]
+    put_back(study, study.trials)
     assert count_states(study) == {"complete": 0, "pruned": 0, "failed": 0, "running": 0, "waiting": 1}
     again = study.ask()
     assert again.number == 0

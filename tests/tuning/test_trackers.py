@@ -11,7 +11,7 @@ from optuna.trial import TrialState
 
 from tests.tuning.fake_runs import FakeConfig
 from vadtune.errors import ConfigError
-from vadtune.search import TRACKERS, trackers
+from vadtune.search_flags import TRACKERS, trackers
 from vadtune.settings import parse
 from vadtune.tuning.samplers import Grid
 from vadtune.tuning.schedulers import ASHA, NoScheduler

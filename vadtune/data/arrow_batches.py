@@ -10,7 +10,9 @@ import numpy as np
 
 from vadtune.data.files import read_csv_frame, suffix, written_beside
 from vadtune.data.filling import Fill, Output, Tell
-from vadtune.data.tables import BoolArray, FloatArray, from_frame, write_table
+from vadtune.data.frames import from_frame, from_frame_as
+from vadtune.data.kinds import date_text, levels_at
+from vadtune.data.tables import BoolArray, Column, FloatArray, write_table
 from vadtune.errors import DataError
 
 ARROW = (".parquet", ".feather")
@@ -49,15 +51,16 @@ class ParquetSource:
 class TableSource:
     """A table that is in memory as a whole: Feather, or CSV that is to become something else."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, fill: Fill) -> None:
         import pyarrow as pa
         from pyarrow import feather
 
         self.path = path
         if suffix(path) == ".feather":
-            self.table = _checked(path, lambda: feather.read_table(path))
+            self.table = _checked(path, lambda: feather.read_table(path)).unify_dictionaries()
         else:
-            self.table = pa.Table.from_pandas(read_csv_frame(path))
+            texts = [column.name for column in fill.columns if column.is_text or column.format]
+            self.table = pa.Table.from_pandas(read_csv_frame(path, texts, fill.missing))
         self.schema = self.table.schema
         self.n_rows: int = self.table.num_rows
 
@@ -73,13 +76,19 @@ def fill_arrow(source: Source, outputs: Sequence[Output], fill: Fill, chunk_rows
 
     A whole-number column stays one, unless the model knows it as one of fractions and it has holes.
     """
+    import pyarrow as pa
+
     names: list[str] = source.schema.names
     positions = fill.positions(names, str(source.path))
-    fractions = _become_fractions(source, fill, positions, chunk_rows)
+    untyped = [names[j] for j, known in zip(positions, fill.columns, strict=True) if known.levels or known.format]
+    untyped = [name for name in untyped if pa.types.is_null(source.schema.field(name).type)]
+    fractions = [name for name in _become_fractions(source, fill, positions, chunk_rows) if name not in untyped]
     n_rows = 0
     with ExitStack() as stack:
         schemas = [
-            with_floats(source.schema, [names[j] for j in positions] if output.is_std else fractions)
+            with_floats(source.schema, [names[j] for j in positions])
+            if output.is_std
+            else with_type(with_floats(source.schema, fractions), untyped, pa.string())
             for output in outputs
         ]
         sinks = [_open_sink(stack, output.path, schema) for output, schema in zip(outputs, schemas, strict=True)]
@@ -97,33 +106,77 @@ def _fill_batch(
     import pyarrow as pa
 
     frame = batch.select(positions).to_pandas(types_mapper=nullable, ignore_metadata=True)
-    table = from_frame(frame, source.path.name, str(source.path))
+    table = from_frame_as(frame, fill.columns, source.path.name, str(source.path), fill.missing)
     unknown = np.isnan(table.values)
     for output, schema, values in zip(outputs, schemas, fill(table), strict=True):
         columns = list(batch.columns)
         for j, position in enumerate(positions):
             chosen = np.ones(len(unknown), dtype=np.bool_) if output.is_std else unknown[:, j]
-            columns[position] = _replace(columns[position], chosen, values[:, j], schema.field(position).type)
+            known = Column("", "numeric", "float64") if output.is_std else fill.columns[j]
+            columns[position] = _replace(columns[position], chosen, values[:, j], schema.field(position).type, known)
         yield pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
-def _replace(column: Any, chosen: BoolArray, values: FloatArray, kind: Any) -> Any:
+def _replace(column: Any, chosen: BoolArray, values: FloatArray, kind: Any, known: Column) -> Any:
     """The column with new values in the chosen cells, as one of type `kind`."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    column = column if column.type == kind else column.cast(kind)
+    if pa.types.is_dictionary(kind):
+        return _replace_in_dictionary(column, chosen, values, kind, known)
+    column = column if column.type == kind else column.cast(kind, safe=False)
     if not chosen.any():
         return column
+    return pc.if_else(pa.array(chosen), _new_cells(chosen, values, kind, known), column)
+
+
+def _new_cells(chosen: BoolArray, values: FloatArray, kind: Any, known: Column) -> Any:
+    """An array of type `kind` that has the new values in the chosen cells."""
+    import pyarrow as pa
+
+    if known.levels:
+        cells = np.full(len(values), None, dtype=object)
+        cells[chosen] = levels_at(known, values[chosen])
+        texts = [None if cell is None else str(cell) for cell in cells] if pa.types.is_string(kind) else cells.tolist()
+        return pa.array(texts, None if known.is_text else pa.float64() if pa.types.is_integer(kind) else None).cast(
+            kind
+        )
+    if known.kind == "date":
+        return _dates(chosen, values, kind, known)
     if pa.types.is_boolean(kind):
-        new = pa.array(values >= 0.5)
-    elif pa.types.is_integer(kind):
+        return pa.array(values >= 0.5)
+    if pa.types.is_integer(kind):
         dtype = np.dtype(kind.to_pandas_dtype())
         limits = np.iinfo(dtype)
-        new = pa.array(np.clip(np.rint(np.where(chosen, values, 0)), limits.min, limits.max).astype(dtype))
-    else:
-        new = pa.array(values).cast(kind, safe=False)
-    return pc.if_else(pa.array(chosen), new, column)
+        return pa.array(np.clip(np.rint(np.where(chosen, values, 0)), limits.min, limits.max).astype(dtype))
+    return pa.array(values).cast(kind, safe=False)
+
+
+def _dates(chosen: BoolArray, values: FloatArray, kind: Any, known: Column) -> Any:
+    """Seconds since 1970 as dates, or as the text that the column's dates are."""
+    import pyarrow as pa
+
+    seconds = np.where(chosen, values, 0.0)
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return pa.array([date_text(value, known) for value in seconds.tolist()]).cast(kind)
+    dates = pa.array(np.rint(seconds * 1e6).astype(np.int64)).cast(pa.timestamp("us", getattr(kind, "tz", None)))
+    return dates.cast(kind, safe=False)
+
+
+def _replace_in_dictionary(column: Any, chosen: BoolArray, values: FloatArray, kind: Any, known: Column) -> Any:
+    """The same of a column of categories: its categories stay in their order, those of the model come after them."""
+    import pyarrow as pa
+
+    there = column.dictionary.to_pylist()
+    place = {level: number for number, level in enumerate(there)}
+    wanted = [str(level) if pa.types.is_string(kind.value_type) else level for level in known.levels]
+    for level in wanted:
+        place.setdefault(level, len(place))
+    codes = column.indices.to_numpy(zero_copy_only=False).astype(np.float64)
+    if chosen.any():
+        codes[chosen] = np.array([place[level] for level in wanted], np.float64)[values[chosen].astype(np.intp)]
+    indices = pa.array(codes, mask=np.isnan(codes)).cast(kind.index_type)
+    return pa.DictionaryArray.from_arrays(indices, pa.array(list(place), kind.value_type), ordered=kind.ordered)
 
 
 def _become_fractions(source: Source, fill: Fill, positions: list[int], size: int) -> list[str]:
@@ -147,9 +200,7 @@ def with_floats(schema: Any, names: Sequence[str]) -> Any:
     """The schema with some columns as float64, in what pandas has noted of them, too."""
     import pyarrow as pa
 
-    for name in names:
-        position = schema.get_field_index(name)
-        schema = schema.set(position, schema.field(position).with_type(pa.float64()))
+    schema = with_type(schema, names, pa.float64())
     noted = (schema.metadata or {}).get(b"pandas")
     if noted is None or not names:
         return schema
@@ -158,6 +209,14 @@ def with_floats(schema: Any, names: Sequence[str]) -> Any:
         if column.get("field_name") in names:
             column |= {"pandas_type": "float64", "numpy_type": "float64"}
     return schema.with_metadata({**schema.metadata, b"pandas": json.dumps(about).encode()})
+
+
+def with_type(schema: Any, names: Sequence[str], kind: Any) -> Any:
+    """The schema with some columns of another type."""
+    for name in names:
+        position = schema.get_field_index(name)
+        schema = schema.set(position, schema.field(position).with_type(kind))
+    return schema
 
 
 def _open_sink(stack: ExitStack, path: Path, schema: Any) -> Callable[[Any], None]:

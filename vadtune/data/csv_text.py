@@ -13,9 +13,12 @@ from typing import IO, Any, TextIO
 
 import numpy as np
 
+from vadtune.data.declared import texts_of
 from vadtune.data.files import check_head, written_beside
 from vadtune.data.filling import Fill, Output, Tell
-from vadtune.data.tables import BoolArray, FloatArray, Table, from_frame
+from vadtune.data.frames import from_frame_as
+from vadtune.data.kinds import date_text, levels_at
+from vadtune.data.tables import BoolArray, Column, FloatArray, Table
 from vadtune.errors import DataError
 
 # A cell in quotes, or one without; quotes inside an unquoted cell are text.
@@ -92,11 +95,11 @@ def _fill_chunk(
                 f"{place.source}: row {number} has {len(record.cells)} cells, the first line names {len(place.names)}."
             )
     if rows:
-        table = _parse(rows, positions, place)
+        table = _parse(rows, positions, place, fill)
         unknown: BoolArray = np.isnan(table.values)
         for part, output, values in zip(parts, outputs, fill(table), strict=True):
             chosen = np.ones_like(unknown) if output.is_std else unknown
-            texts = _replaced(rows, positions, chosen, values, _formats(table, fill, output))
+            texts = _replaced(rows, positions, chosen, values, _written_as(table, fill, output))
             part.writelines(record.text if _is_blank(record) else next(texts) for record in records)
     else:
         for part in parts:
@@ -105,7 +108,7 @@ def _fill_chunk(
 
 
 def _replaced(
-    rows: list[Record], positions: list[int], chosen: BoolArray, values: FloatArray, formats: list[str]
+    rows: list[Record], positions: list[int], chosen: BoolArray, values: FloatArray, columns: list[Column]
 ) -> Iterator[str]:
     """The lines, with new text in the chosen cells `(N, D)`."""
     changed = set(np.nonzero(chosen)[0].tolist())
@@ -116,29 +119,38 @@ def _replaced(
         cells = list(record.cells)
         new = values[number].tolist()
         for j in np.flatnonzero(chosen[number]).tolist():
-            cells[positions[j]] = _text(new[j], formats[j])
+            cells[positions[j]] = _text(new[j], columns[j])
         yield ",".join(cells) + record.ending
 
 
-def _formats(table: Table, fill: Fill, output: Output) -> list[str]:
+def _written_as(table: Table, fill: Fill, output: Output) -> list[Column]:
     """How the new cells of each column are written: as the model knows it, but booleans as this file writes them."""
     if output.is_std:
-        return ["numeric"] * table.n_features
-    formats: list[str] = []
+        return [Column(column.name, "numeric", "float64") for column in table.columns]
+    columns: list[Column] = []
     for column, known, values in zip(table.columns, fill.columns, table.values.T, strict=True):
         has_zeros_and_ones = known.kind == "boolean" != column.kind and not np.isnan(values).all()
-        formats.append("integer" if has_zeros_and_ones else known.kind)
-    return formats
+        columns.append(Column(known.name, "integer", "int64") if has_zeros_and_ones else known)
+    return columns
 
 
-def _text(value: float, kind: str) -> str:
-    if kind == "boolean":
+def _text(value: float, column: Column) -> str:
+    if column.levels:
+        return quoted(str(levels_at(column, np.array([value]))[0]))
+    if column.kind == "boolean":
         return str(value >= 0.5)
-    return str(int(value)) if kind == "integer" else repr(value)
+    if column.kind == "date":
+        return quoted(date_text(value, column))
+    return str(int(value)) if column.kind == "integer" else repr(value)
 
 
-def _parse(rows: list[Record], positions: list[int], place: _Place) -> Table:
-    """The numbers of the model's columns, in its order."""
+def quoted(text: str) -> str:
+    """Text as a cell: in quotes where it needs them."""
+    return '"' + text.replace('"', '""') + '"' if any(mark in text for mark in ',"\r\n') or text == "" else text
+
+
+def _parse(rows: list[Record], positions: list[int], place: _Place, fill: Fill) -> Table:
+    """The values of the model's columns, in its order."""
     import pandas as pd
 
     names = [place.names[j] for j in positions]
@@ -153,11 +165,17 @@ def _parse(rows: list[Record], positions: list[int], place: _Place) -> Table:
             skip_blank_lines=False,
             low_memory=False,
             dtype_backend="numpy_nullable",
+            dtype={
+                name: "string"
+                for name, column in zip(names, fill.columns, strict=True)
+                if column.is_text or column.format
+            },
+            na_values=texts_of(fill.missing),
         )
     except ValueError as error:  # pandas' parser errors, and text that is not UTF-8
         raise DataError(f"{source}: cannot be read as CSV: {str(error).splitlines()[0]}") from None
     floats = {column: "float64" for column, dtype in frame.dtypes.items() if dtype == "Float64"}
-    return from_frame(frame.astype(floats), place.source.name, source)
+    return from_frame_as(frame.astype(floats), fill.columns, place.source.name, source)
 
 
 def _chunks(records: Iterator[Record], size: int) -> Iterator[list[Record]]:

@@ -11,23 +11,25 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from vadtune.data.declared import NOTHING, Declared
 from vadtune.data.files import FORMATS, read_npz, suffix
 from vadtune.data.reference import reference_name
 from vadtune.data.synthetic import GENERATORS, Landmarks, Synthetic
 from vadtune.data.tables import Column, IntArray, Table, from_arrays, image_table, read_table
-from vadtune.errors import DataError
+from vadtune.errors import ConfigError, DataError
 from vadtune.settings import nearest, parse, parse_assignments
 
 DIGITS = Path(__file__).with_name("digits.npz")
 
 
-def load(dataset: str, *, data_dir: Path = Path("data")) -> Table:
-    """Load a dataset by its name (`NAMES`) or the path of a file of numbers (see `read_table`).
+def load(dataset: str, *, data_dir: Path = Path("data"), declared: Declared | None = None) -> Table:
+    """Load a dataset by its name (`NAMES`), the path of a file (see `read_table`), or `openml:NAME`.
 
     Args:
         dataset: A name; `synthetic` and `landmarks` take settings after a colon: `synthetic:n_rows=500,seed=3`. A
             name and a rate, `mosi_0.3`, is a masked file of the VAD paper's code.
         data_dir: Folder of the datasets that are not part of vadtune, each in a folder of its own name.
+        declared: What the columns of a file are; None: what the TOML file beside it says.
 
     Raises:
         DataError: Neither a name nor a file, or a file that cannot be used.
@@ -39,19 +41,45 @@ def load(dataset: str, *, data_dir: Path = Path("data")) -> Table:
     if colon and name in NAMES:
         raise DataError(f"{dataset}: {name} takes no settings after a colon.")
     if dataset in _LOADERS:
+        _check_nothing_declared(dataset, declared)
         return _LOADERS[dataset](data_dir)
+    if name == "openml" and colon:
+        return replace(read_table(_openml(arguments, data_dir), declared), name=dataset)
     stored = stored_file(dataset, data_dir)
     if stored:
-        return replace(read_table(stored), name=dataset)
+        return replace(read_table(stored, declared), name=dataset)
     if reference_name(dataset) in NAMES:
         raise DataError(_where_it_comes_from(dataset, data_dir))
     path = Path(os.path.expanduser(dataset))  # noqa: PTH111  (pathlib's raises for a user that is not there)
     if suffix(path) or path.exists():
-        return read_table(path)
+        return read_table(path, declared)
     raise DataError(
         f"{dataset} is neither a dataset nor a file. {nearest(dataset, NAMES)} A file ends in {', '.join(FORMATS)}; "
         "python -m vadtune.datasets fetch NAME brings a table of OpenML."
     )
+
+
+def table_file(dataset: str, data_dir: Path) -> Path | None:
+    """The file that `load` would read, beside which a TOML file may say what its columns are; None if there is none."""
+    name = dataset.removeprefix("openml:")
+    if dataset.partition(":")[0] in GENERATORS or dataset in _LOADERS:
+        return None
+    return stored_file(name, data_dir) or Path(os.path.expanduser(dataset))  # noqa: PTH111
+
+
+def _openml(name: str, data_dir: Path) -> Path:
+    """The file of an OpenML table, fetched if it is not in the data folder."""
+    stored = stored_file(name, data_dir)
+    if stored is None:
+        from vadtune.data.fetch import fetch
+
+        stored = fetch(name, data_dir).path
+    return stored
+
+
+def _check_nothing_declared(dataset: str, declared: Declared | None) -> None:
+    if declared not in (None, NOTHING):
+        raise ConfigError(f"{dataset}: its columns are known; columns are declared of files only.")
 
 
 def generate(name: str, values: dict[str, Any], source: str) -> Table:

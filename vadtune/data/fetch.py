@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vadtune.data.tables import Table, from_frame, image_table, is_numeric, write_table
+from vadtune.data.frames import from_frame, is_usable
+from vadtune.data.tables import Table, image_table, write_table
 from vadtune.errors import DataError
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ TIMEOUT_S = 60.0
 
 @dataclass(frozen=True)
 class Fetched:
-    """What was written where, and the columns that are not numbers and were left out."""
+    """What was written where, and the columns that no model can take and were left out."""
 
     table: Table
     path: Path
@@ -43,17 +44,17 @@ def fetch(name: str, data_dir: Path, download: Download | None = None) -> Fetche
         download: Brings the data; by default scikit-learn's `fetch_openml`.
 
     Raises:
-        DataError: No network, no such dataset, no numeric column, or the folder cannot be written to.
+        DataError: No network, no such dataset, no usable column, or the folder cannot be written to.
     """
     if not re.fullmatch(r"\w[\w.()+-]*", name):
         raise DataError(f"{name!r} cannot be a dataset of OpenML: expected letters, digits and _ . ( ) + - only.")
     bunch = _download(name, download or _fetch_openml)
     if name in IMAGES:
         return _write(_images(bunch, name), data_dir / name / f"{name}.npz", ())
-    numeric, left_out = _numeric_columns(bunch.data)
-    if numeric.shape[1] == 0:
-        raise DataError(f"{name}: none of its {bunch.data.shape[1]} columns holds numbers. Take another dataset.")
-    return _write(from_frame(numeric, name, f"OpenML: {name}"), data_dir / name / f"{name}.parquet", left_out)
+    usable, left_out = _usable_columns(bunch.data)
+    if usable.shape[1] == 0:
+        raise DataError(f"{name}: none of its {bunch.data.shape[1]} columns can be modelled. Take another dataset.")
+    return _write(from_frame(usable, name, f"OpenML: {name}"), data_dir / name / f"{name}.parquet", left_out)
 
 
 def _download(name: str, download: Download) -> Any:
@@ -96,8 +97,8 @@ def _images(bunch: Any, name: str) -> Table:
     return image_table(pixels.astype(np.uint8).reshape(-1, 28, 28), labels, name, f"OpenML: {IMAGES[name]}")
 
 
-def _numeric_columns(frame: "pd.DataFrame") -> "tuple[pd.DataFrame, tuple[str, ...]]":
-    kept = [is_numeric(frame[column]) for column in frame.columns]
+def _usable_columns(frame: "pd.DataFrame") -> "tuple[pd.DataFrame, tuple[str, ...]]":
+    kept = [is_usable(frame[column], str(column)) for column in frame.columns]
     left_out = tuple(str(column) for column, keep in zip(frame.columns, kept, strict=True) if not keep)
     return frame.loc[:, kept], left_out
 

@@ -4,16 +4,19 @@ import os
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from vadtune.data.declared import NOTHING, Declared, beside, texts_of
+from vadtune.data.frames import from_frame, to_frame
 from vadtune.data.hdf5 import check_memory, open_hdf5, read_datasets, top_datasets
-from vadtune.data.tables import Table, check_names, from_arrays, from_frame, to_arrays, to_frame
+from vadtune.data.tables import Table, check_names, from_arrays, to_arrays
 from vadtune.errors import DataError
 from vadtune.settings import nearest
 
@@ -26,8 +29,8 @@ def suffix(path: Path) -> str | None:
     return next((known for known in FORMATS if path.name.lower().endswith(known)), None)
 
 
-def read(path: Path) -> Table:
-    """See `vadtune.data.tables.read_table`."""
+def read(path: Path, declared: Declared | None = None) -> Table:
+    """See `vadtune.data.tables.read_table`; without a declaration, what the file beside the table says counts."""
     known = suffix(path)
     if known is None:
         raise DataError(f"{path}: the suffix is not one of {', '.join(FORMATS)}. {nearest(path.suffix, FORMATS)}")
@@ -36,7 +39,7 @@ def read(path: Path) -> Table:
     if path.stat().st_size == 0:
         raise DataError(f"{path}: the file is empty.")
     stem = path.name[: -len(known)]
-    return FORMATS[known][0](path, stem)
+    return FORMATS[known][0](path, stem, beside(path, NOTHING) if declared is None else declared)
 
 
 def write(table: Table, path: Path) -> None:
@@ -65,14 +68,20 @@ def written_beside(path: Path) -> Iterator[Path]:
         raise DataError(f"{path}: cannot be written: {error.strerror or error}") from None
 
 
-def _read_csv(path: Path, stem: str) -> Table:
-    frame = read_csv_frame(path)
+def _read_csv(path: Path, stem: str, declared: Declared) -> Table:
+    ordered = (name for name, levels in declared.ordinal.items() if any(isinstance(level, str) for level in levels))
+    frame = read_csv_frame(path, (*declared.categorical, *ordered, *declared.date), declared.missing)
     floats = {column: "float64" for column, dtype in frame.dtypes.items() if dtype == "Float64"}
-    return from_frame(frame.astype(floats), stem, str(path))
+    return from_frame(frame.astype(floats), stem, str(path), declared)
 
 
-def read_csv_frame(path: Path) -> "pd.DataFrame":
+def read_csv_frame(path: Path, texts: Iterable[str] = (), missing: Iterable[str | float] = ()) -> "pd.DataFrame":
     """A CSV file as a DataFrame of nullable dtypes: whole numbers stay whole beside empty cells.
+
+    Args:
+        path: `.csv` or `.csv.gz`.
+        texts: Columns to leave as they are written: 007 is not 7.
+        missing: What stands for an unknown cell, beside nothing, NA, NaN and the like.
 
     Raises:
         DataError: It cannot be read, or its first line is not one of column names.
@@ -83,7 +92,14 @@ def read_csv_frame(path: Path) -> "pd.DataFrame":
         head = pd.read_csv(path, header=None, nrows=1, dtype=str, keep_default_na=False).iloc[0].tolist()
         check_head(head, path)
         index_col = 0 if head[0] == "" else None
-        frame = pd.read_csv(path, index_col=index_col, low_memory=False, dtype_backend="numpy_nullable")
+        frame = pd.read_csv(
+            path,
+            index_col=index_col,
+            low_memory=False,
+            dtype_backend="numpy_nullable",
+            dtype=dict.fromkeys(set(texts) & set(head), "string"),
+            na_values=texts_of(missing),
+        )
     except (OSError, EOFError, ValueError, zlib.error) as error:  # pandas' parser errors are ValueErrors
         raise DataError(f"{path}: cannot be read as CSV: {_first_line(error)}") from None
     if index_col is None and not isinstance(frame.index, pd.RangeIndex):
@@ -116,20 +132,20 @@ def _write_csv(table: Table, path: Path) -> None:
     frame.to_csv(path, index=not isinstance(frame.index, pd.RangeIndex), index_label="")
 
 
-def _read_parquet(path: Path, stem: str) -> Table:
+def _read_parquet(path: Path, stem: str, declared: Declared) -> Table:
     import pandas as pd
 
-    return _read_arrow(pd.read_parquet, path, stem)
+    return _read_arrow(pd.read_parquet, path, stem, declared)
 
 
 def _write_parquet(table: Table, path: Path) -> None:
     to_frame(table).to_parquet(path)
 
 
-def _read_feather(path: Path, stem: str) -> Table:
+def _read_feather(path: Path, stem: str, declared: Declared) -> Table:
     import pandas as pd
 
-    return _read_arrow(pd.read_feather, path, stem)
+    return _read_arrow(pd.read_feather, path, stem, declared)
 
 
 def _write_feather(table: Table, path: Path) -> None:
@@ -139,29 +155,29 @@ def _write_feather(table: Table, path: Path) -> None:
     feather.write_feather(pa.Table.from_pandas(to_frame(table)), str(path))  # pandas' own refuses an index
 
 
-def _read_arrow(reader: "Callable[[Path], pd.DataFrame]", path: Path, stem: str) -> Table:
+def _read_arrow(reader: "Callable[[Path], pd.DataFrame]", path: Path, stem: str, declared: Declared) -> Table:
     try:
         frame = reader(path)
     except (OSError, ValueError, KeyError) as error:  # ArrowInvalid is a ValueError
         raise DataError(f"{path}: cannot be read: {_first_line(error)}") from None
-    return from_frame(frame, stem, str(path))
+    return from_frame(frame, stem, str(path), declared)
 
 
-def _read_npy(path: Path, stem: str) -> Table:
+def _read_npy(path: Path, stem: str, declared: Declared) -> Table:
     array = _load(path)
     if not isinstance(array, np.ndarray):
         raise DataError(f"{path}: found an archive, expected one array. Name it {stem}.npz.")
     if array.ndim == 3:
         raise DataError(f"{path}: found {array.dtype} {array.shape}. Save images as `images` in an .npz file.")
-    return from_arrays({"values": array}, stem, str(path))
+    return declare(from_arrays({"values": array}, stem, str(path)), declared)
 
 
 def _write_npy(table: Table, path: Path) -> None:
     np.save(path, table.values, allow_pickle=False)
 
 
-def _read_npz(path: Path, stem: str) -> Table:
-    return from_arrays(read_npz(path), stem, str(path))
+def _read_npz(path: Path, stem: str, declared: Declared) -> Table:
+    return declare(from_arrays(read_npz(path), stem, str(path)), declared)
 
 
 def read_npz(path: Path) -> dict[str, npt.NDArray[Any]]:
@@ -190,7 +206,7 @@ def _write_npz(table: Table, path: Path) -> None:
     np.savez_compressed(path, allow_pickle=False, **to_arrays(table))
 
 
-def _read_h5(path: Path, stem: str) -> Table:
+def _read_h5(path: Path, stem: str, declared: Declared) -> Table:
     from vadtune.data.reference import is_reference, read_reference
 
     with open_hdf5(path) as file:
@@ -200,7 +216,20 @@ def _read_h5(path: Path, stem: str) -> Table:
     with open_hdf5(path) as file:
         known = [name for name in ("images", "values", "columns", "labels") if name in found]
         arrays = read_datasets(file, known if {"images", "values"} & set(known) else found, path)
-    return from_arrays(arrays, stem, str(path))
+    return declare(from_arrays(arrays, stem, str(path)), declared)
+
+
+def declare(table: Table, declared: Declared) -> Table:
+    """A table of numbers, with what is declared of its columns.
+
+    Raises:
+        DataError: A column is not what it is declared to be.
+        ConfigError: A column is declared that is not there.
+    """
+    if declared == NOTHING:
+        return table
+    found = from_frame(to_frame(table), table.name, table.source, declared)
+    return replace(found, labels=table.labels, index=None, given=table.given)
 
 
 def _write_h5(table: Table, path: Path) -> None:
@@ -218,7 +247,7 @@ def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-FORMATS: dict[str, tuple[Callable[[Path, str], Table], Callable[[Table, Path], None]]] = {
+FORMATS: dict[str, tuple[Callable[[Path, str, Declared], Table], Callable[[Table, Path], None]]] = {
     ".csv": (_read_csv, _write_csv),
     ".csv.gz": (_read_csv, _write_csv),
     ".parquet": (_read_parquet, _write_parquet),

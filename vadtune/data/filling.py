@@ -10,10 +10,17 @@ from vadtune.data.tables import Column, FloatArray, Table
 
 @dataclass(frozen=True)
 class Output:
-    """A file to write: a completed table, or the standard deviations of its cells."""
+    """A file to write: a completed table, or the standard deviations of its cells.
+
+    Attributes:
+        path: Where.
+        is_std: Whether it holds standard deviations.
+        deviations: How many of them the filled cells lie above the best estimate; 0 but for the ends of intervals.
+    """
 
     path: Path
     is_std: bool = False
+    deviations: float = 0.0
 
 
 class Fill(Protocol):
@@ -22,6 +29,11 @@ class Fill(Protocol):
     @property
     def columns(self) -> Sequence[Column]:
         """The columns as the model knows them."""
+        ...
+
+    @property
+    def missing(self) -> Sequence[str | float]:
+        """What stands for an unknown cell, beside what always does."""
         ...
 
     def positions(self, names: Sequence[str], source: str) -> list[int]:

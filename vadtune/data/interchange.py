@@ -1,12 +1,15 @@
 """DataFrames of any library in, tables; and the same DataFrames with their holes filled."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from vadtune.data.arrow_batches import nullable
-from vadtune.data.tables import INEXACT, BoolArray, Column, FloatArray, IntArray, Table, check_names, check_values
+from vadtune.data.frames import new_cells
+from vadtune.data.kinds import INEXACT
+from vadtune.data.tables import BoolArray, Column, FloatArray, IntArray, Table, check_names, check_values
 from vadtune.errors import DataError
 
 if TYPE_CHECKING:
@@ -67,7 +70,9 @@ def from_matrix(values: FloatArray, names: list[str], source: str) -> Table:
     return Table(source, source, values.astype(np.float64), columns)
 
 
-def fill_frame(frame: "pd.DataFrame", unknown: BoolArray, values: FloatArray) -> "pd.DataFrame":
+def fill_frame(
+    frame: "pd.DataFrame", unknown: BoolArray, values: FloatArray, known: Sequence[Column]
+) -> "pd.DataFrame":
     """The DataFrame with its unknown cells replaced; known cells, columns, dtypes and index are what they were.
 
     Args:
@@ -75,21 +80,24 @@ def fill_frame(frame: "pd.DataFrame", unknown: BoolArray, values: FloatArray) ->
         unknown: `(N, D)`.
         values: `(N, D)`, read where a cell is unknown. A column of whole numbers that is given fractions becomes one
             of floats.
+        known: What the columns are to the model.
     """
     import pandas as pd
 
-    columns = [_fill_column(frame.iloc[:, j], unknown[:, j], values[:, j]) for j in range(frame.shape[1])]
+    columns = [_fill_column(frame.iloc[:, j], unknown[:, j], values[:, j], column) for j, column in enumerate(known)]
     filled = pd.concat(columns, axis=1) if columns else frame.copy()
     filled.columns = frame.columns
     return filled
 
 
-def _fill_column(column: "pd.Series[Any]", unknown: BoolArray, values: FloatArray) -> "pd.Series[Any]":
+def _fill_column(column: "pd.Series[Any]", unknown: BoolArray, values: FloatArray, known: Column) -> "pd.Series[Any]":
     import pandas as pd
     from pandas.api import types
 
     if not unknown.any():
         return column
+    if known.levels or known.kind == "date":
+        return new_cells(column, unknown, values, known)
     if types.is_object_dtype(column.dtype):
         column = column.convert_dtypes()
     if not types.is_numeric_dtype(column.dtype):  # an empty column of no dtype: booleans are numeric

@@ -14,6 +14,7 @@ from vadtune.errors import ConfigError
 from vadtune.settings import Settings
 
 Rng = np.random.Generator
+MAX_LOANS = 200  # of unknown cells from row to row
 CHUNK_ROWS = 8192  # bounds the memory that a mechanism takes beside the table
 
 
@@ -84,7 +85,20 @@ class Landmark(Settings):
         return landmark(x, missing_rate, rng)
 
 
-Mechanism = Annotated[Mcar | Mar | Mnar | Block | Landmark, Field(discriminator="kind")]
+class Pattern(Settings):
+    """As the table's own cells are missing: what is unknown in one row is hidden in another."""
+
+    kind: Literal["pattern"] = "pattern"
+
+    def target_mask(
+        self, x: FloatArray, missing_rate: float, rng: Rng, image_shape: tuple[int, int] | None = None
+    ) -> BoolArray:
+        """The known cells of `x` `(N, D)` to hide: see `pattern`."""
+        del image_shape
+        return pattern(x, missing_rate, rng)
+
+
+Mechanism = Annotated[Mcar | Mar | Mnar | Block | Landmark | Pattern, Field(discriminator="kind")]
 MECHANISMS: tuple[str, ...] = tuple(kind.model_fields["kind"].default for kind in get_args(get_args(Mechanism)[0]))
 
 
@@ -220,6 +234,44 @@ def landmark(x: FloatArray, missing_rate: float, rng: Rng) -> BoolArray:
         raise ConfigError(f"landmark hides pairs of columns, and this table has {n_features}. Take another mechanism.")
     hidden = rng.random((n_rows, n_features // 2), dtype=np.float32) < np.float32(missing_rate)
     return hidden.repeat(2, axis=1) & ~np.isnan(x)
+
+
+def pattern(x: FloatArray, missing_rate: float, rng: Rng) -> BoolArray:
+    """Choose cells to hide as the table's own are unknown: columns as often, and together, as in its rows.
+
+    Each row is lent the unknown cells of another row; at rates above the table's own it is lent those of more rows,
+    at rates below only some rows are lent any. Columns without an unknown cell are never hidden.
+
+    Args:
+        x: Table of shape `(N, D)`, NaN where unknown, in any unit.
+        missing_rate: Share of the known cells to hide, in [0, 1); met but for less than a row.
+        rng: The only source of randomness: equal state, equal mask.
+
+    Raises:
+        ConfigError: `missing_rate` is outside [0, 1), nothing is unknown, or the columns with unknown cells have too
+            few known ones.
+    """
+    _check_rate(missing_rate)
+    unknown = np.isnan(x)
+    known = ~unknown
+    mask = np.zeros(x.shape, dtype=np.bool_)
+    n_hidden = round(missing_rate * known.sum())
+    for _ in range(MAX_LOANS):
+        missing = n_hidden - int(mask.sum())
+        if missing <= 0:
+            return mask
+        lent = unknown[rng.permutation(len(x))] & known & ~mask
+        order = rng.permutation(len(x))
+        # Whole rows, until what is missing is hidden.
+        so_far = np.cumsum(lent[order].sum(axis=1))
+        lent[order[so_far > missing]] = False
+        if not lent.any() and (so_far[-1:] > 0).any():
+            return mask
+        mask |= lent
+    raise ConfigError(
+        f"missing_rate is {missing_rate:g}: pattern imitates the table's own unknown cells, and {unknown.mean():.1%} "
+        "are unknown, perhaps in some columns only. Lower the rate or take mcar."
+    )
 
 
 def _check_rate(missing_rate: float) -> None:

@@ -3,7 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from vadtune.data.datasets import load
+import numpy as np
+
+from vadtune.data.datasets import load, table_file
+from vadtune.data.declared import beside
 from vadtune.data.splits import DataConfig, Splits, split
 from vadtune.data.tables import Table
 from vadtune.settings import Nested
@@ -27,6 +30,7 @@ class Problem:
             "n_rows": self.table.n_rows,
             "n_features": self.table.n_features,
             "unit": self.table.unit,
+            "n_unknown": int(np.isnan(self.table.values).sum()),
             "n_train": train,
             "n_validation": validation,
             "n_test": test,
@@ -35,6 +39,17 @@ class Problem:
 
 
 def load_problem(config: DataConfig, data_dir: Path) -> Problem:
-    """Load the table, split its rows and hide cells."""
-    table = load(config.dataset, data_dir=data_dir)
+    """Load the table, split its rows and hide cells.
+
+    What a TOML file beside the table says of its columns becomes part of the settings.
+    """
+    table, config = load_table(config, data_dir)
     return Problem(table, config, split(table, config))
+
+
+def load_table(config: DataConfig, data_dir: Path) -> tuple[Table, DataConfig]:
+    """The table of the settings, and the settings with all that is declared of its columns."""
+    file = table_file(config.dataset, data_dir)
+    if file is not None:
+        config = config.model_copy(update={"columns": beside(file, config.columns)})
+    return load(config.dataset, data_dir=data_dir, declared=config.columns), config

@@ -1,16 +1,21 @@
 """Row splits: what a model may see of a table, and what it is scored on."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 from pydantic import Field, model_validator
 
+from vadtune.data.codec import Codec
+from vadtune.data.declared import NOTHING, Declared
 from vadtune.data.masks import Mcar, Mechanism
-from vadtune.data.tables import BoolArray, FloatArray, IntArray, Table, Unit
+from vadtune.data.tables import BoolArray, Column, FloatArray, IntArray, Table, Unit
 from vadtune.errors import ConfigError, DataError
 from vadtune.settings import Settings
 
+SMALLEST = 1e-300
+LARGEST_LOG = 700.0  # the exponential of more is infinite
 # The choice among 60 trials of the breast cancer table by the 342 cells of one mask was luck: its winner's test error
 # varied by 20% from search to search.
 WANTED_VALIDATION_CELLS = 4000
@@ -28,6 +33,7 @@ class DataConfig(Settings):
     test_share: float = Field(0.1, gt=0, lt=1)
     max_rows: int | None = Field(None, ge=3)
     seed: int = Field(0, ge=0)
+    columns: Declared = NOTHING
 
     @model_validator(mode="after")
     def _some_rows_remain(self) -> Self:
@@ -38,9 +44,13 @@ class DataConfig(Settings):
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """What a model may see: `x` `(N, D)` float32, scaled, NaN where not observed."""
+    """What a model may see: `x` `(N, D)` float32, scaled, NaN where not observed, and what its columns are.
+
+    Without a codec all columns are numbers.
+    """
 
     x: FloatArray
+    codec: Codec | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,10 +63,14 @@ class Holdout:
 
 @dataclass(frozen=True, eq=False)
 class Scaler:
-    """The columns' own units to those of a model and back; `center` and `scale` are float64 `(D,)`."""
+    """The columns' own units to those of a model and back; `center` and `scale` are float64 `(D,)`.
+
+    Where `is_log`, `(D,)`, they are of the logarithm; None: nowhere.
+    """
 
     center: FloatArray
     scale: FloatArray
+    is_log: BoolArray | None = None
 
     @classmethod
     def fit(cls, x: FloatArray, unit: Unit) -> "Scaler":
@@ -85,24 +99,45 @@ class Scaler:
         n_points = x.shape[1] // 2
         return cls(np.tile(axes.center, n_points), np.full(x.shape[1], np.sqrt(np.square(axes.scale).mean())))
 
+    @classmethod
+    def fit_columns(cls, x: FloatArray, columns: Sequence[Column]) -> "Scaler":
+        """Each as its kind wants: codes stay as they are, positive numbers are scaled by their logarithm."""
+        is_log = np.array([column.kind == "positive" for column in columns])
+        is_coded = np.array([column.is_coded for column in columns])
+        found = cls.fit(_logarithm(x, is_log) if is_log.any() else x, "sd")
+        center, scale = np.where(is_coded, 0.0, found.center), np.where(is_coded, 1.0, found.scale)
+        return cls(center, scale, is_log if is_log.any() else None)
+
     def transform(self, x: FloatArray) -> FloatArray:
         """Original units `(N, D)` to scaled float32; NaN stays NaN."""
+        if self.is_log is not None:
+            x = _logarithm(x, self.is_log)
         # In the precision of `x`: a second copy of many images as float64 is large.
         scaled = (x - self.center.astype(x.dtype)) / self.scale.astype(x.dtype)
         return scaled.astype(np.float32, copy=False)
 
     def inverse(self, x: FloatArray) -> FloatArray:
         """Scaled values `(N, D)` to original units, float64; NaN stays NaN."""
-        return x.astype(np.float64) * self.scale + self.center
+        values = x.astype(np.float64) * self.scale + self.center
+        return values if self.is_log is None else np.where(self.is_log, _exponential(values), values)
 
-    def to_dict(self) -> dict[str, list[float]]:
+    def spread(self, std: FloatArray, at: FloatArray) -> FloatArray:
+        """Standard deviations `(N, D)` in scaled units to original ones, near values `at` in original units."""
+        wide = std * self.scale
+        # d exp(u) = exp(u) du
+        return wide if self.is_log is None else np.where(self.is_log, wide * at, wide)
+
+    def to_dict(self) -> dict[str, list[float] | list[bool] | None]:
         """Plain numbers, exact in JSON."""
-        return {"center": self.center.tolist(), "scale": self.scale.tolist()}
+        is_log = None if self.is_log is None else self.is_log.tolist()
+        return {"center": self.center.tolist(), "scale": self.scale.tolist(), "is_log": is_log}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Scaler":
         """What `to_dict` gave."""
-        return cls(np.array(values["center"], dtype=np.float64), np.array(values["scale"], dtype=np.float64))
+        is_log = None if values["is_log"] is None else np.array(values["is_log"], dtype=np.bool_)
+        center, scale = (np.array(values[key], dtype=np.float64) for key in ("center", "scale"))
+        return cls(center, scale, is_log)
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,6 +150,7 @@ class Splits:
             cells hidden, so that the choice among trials rests on more of them.
         test: Rows that are scored once.
         scaler: Fitted on the observed cells of `train`.
+        codec: Fitted on the same.
         indices: The rows of the table in train, validation and test, ascending.
         column_range: `(D,)` largest minus smallest known cell of the whole table, in scaled units; 1 where a column
             never varies. An error divided by it is the error on min-max scaled columns.
@@ -126,6 +162,7 @@ class Splits:
     scaler: Scaler
     indices: tuple[IntArray, IntArray, IntArray]
     column_range: FloatArray
+    codec: Codec
 
 
 def split(table: Table, config: DataConfig) -> Splits:
@@ -148,9 +185,22 @@ def split(table: Table, config: DataConfig) -> Splits:
     inside[1], hidden[1] = _repeat_validation(table, config, inside[1], hidden[1])
     parts = [table.values[rows] for rows in inside]
     seen = np.where(hidden[0], np.nan, parts[0])
-    scaler = Scaler.fit_points(seen) if table.is_landmarks else Scaler.fit(seen, table.unit)
-    train, validation, test = (hold_out(part, mask, scaler) for part, mask in zip(parts, hidden, strict=True))
-    return Splits(train, validation, test, scaler, indices, column_range(table.values, scaler))
+    scaler, codec = fit_units(seen, table)
+    train, validation, test = (hold_out(part, mask, scaler, codec) for part, mask in zip(parts, hidden, strict=True))
+    return Splits(train, validation, test, scaler, indices, column_range(table.values, scaler), codec)
+
+
+def fit_units(seen: FloatArray, table: Table) -> tuple[Scaler, Codec]:
+    """Learn the units and the codes of a table's columns from what may be seen of it: `(N, D)` in original units."""
+    if table.is_landmarks:
+        scaler = Scaler.fit_points(seen)
+    elif table.image_shape:
+        scaler = Scaler.fit(seen, table.unit)
+    else:
+        scaler = Scaler.fit_columns(seen, table.columns)
+    if table.image_shape:
+        return scaler, Codec.of_numbers(table.n_features)
+    return scaler, Codec.fit(scaler.transform(seen), table.columns)
 
 
 def split_rows(table: Table, config: DataConfig) -> tuple[IntArray, IntArray, IntArray]:
@@ -232,11 +282,12 @@ def target_masks(table: Table, config: DataConfig) -> Masks:
     return Masks(train, test, test)
 
 
-def hold_out(x: FloatArray, target_mask: BoolArray, scaler: Scaler) -> Holdout:
+def hold_out(x: FloatArray, target_mask: BoolArray, scaler: Scaler, codec: Codec | None = None) -> Holdout:
     """Hide the cells of `target_mask` in rows in original units, and keep their truth apart, both scaled."""
     scaled = scaler.transform(x)
     return Holdout(
-        Rows(np.where(target_mask, np.float32(np.nan), scaled)), np.where(target_mask, scaled, np.float32(np.nan))
+        Rows(np.where(target_mask, np.float32(np.nan), scaled), codec),
+        np.where(target_mask, scaled, np.float32(np.nan)),
     )
 
 
@@ -262,9 +313,21 @@ def _check_something_hidden(masks: list[BoolArray], name: str) -> None:
 
 def column_range(values: FloatArray, scaler: Scaler) -> FloatArray:
     """`(D,)` largest minus smallest known cell of each column, in scaled units; 1 where it never varies."""
+    if scaler.is_log is not None:
+        values = _logarithm(values, scaler.is_log)
     high, low = _highest(values), _lowest(values)
     varies = high > low
     return np.where(varies, (np.where(varies, high, 1) - np.where(varies, low, 0)) / scaler.scale, 1.0)
+
+
+def _logarithm(x: FloatArray, is_log: BoolArray) -> FloatArray:
+    """`(N, D)` with the logarithm of some columns; a value that has none is as small as can be."""
+    return np.where(is_log, np.log(np.maximum(x, SMALLEST)), x)
+
+
+def _exponential(values: FloatArray) -> FloatArray:
+    """`(N, D)`, finite wherever the argument is."""
+    return np.exp(np.minimum(values, LARGEST_LOG))
 
 
 def _highest(x: FloatArray) -> FloatArray:

@@ -16,23 +16,71 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+    from vadtune.data.declared import Declared
+
 FloatArray = npt.NDArray[np.floating[Any]]
 IntArray = npt.NDArray[np.integer[Any]]
 BoolArray = npt.NDArray[np.bool_]
-Kind = Literal["numeric", "integer", "categorical", "boolean"]
-Unit = Literal["pixel", "sd"]
-
-# From here on, whole numbers are not exact in float64: such a column is an identifier, not a measurement.
-INEXACT = 2**53
+Kind = Literal["numeric", "positive", "integer", "date", "boolean", "ordinal", "categorical"]
+Unit = Literal["pixel", "sd", "mixed"]
+Level = str | int | float | bool
+# Kinds whose values are codes: to be right or wrong about, not near or far.
+CODED = ("boolean", "ordinal", "categorical")
+# Seconds since 1970 that every library of dates can hold: the years 1678 to 2261.
+FIRST_SECOND, LAST_SECOND = -9_214_000_000.0, 9_214_000_000.0
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column: its name, what its numbers mean, and the dtype it had where it came from."""
+    """One column: its name, what its numbers mean, and the dtype it had where it came from.
+
+    Attributes:
+        name: Unique in its table.
+        kind: Says how it is modelled; `positive` is a number whose logarithm is.
+        dtype: Of pandas.
+        levels: What the codes 0, 1, … of an ordinal or categorical column stand for; a code past the last stands for
+            a level that is not known here.
+        step: Seconds between two dates of the column: 86,400 where all are whole days.
+        format: How its dates are written where they are text (strftime).
+        low: Nothing below it is filled in.
+        high: Nothing above it is filled in.
+    """
 
     name: str
     kind: Kind
     dtype: str
+    levels: tuple[Level, ...] = ()
+    step: float = 1.0
+    format: str = ""
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def is_coded(self) -> bool:
+        """Whether its values are codes: to be right or wrong about, not near or far."""
+        return self.kind in CODED
+
+    @property
+    def is_text(self) -> bool:
+        """Whether a known cell of it is text in a file."""
+        return any(isinstance(level, str) for level in self.levels)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether its values are multiples of a step."""
+        return self.kind in ("integer", "date", *CODED)
+
+    def finish(self, values: "FloatArray") -> "FloatArray":
+        """Estimates as the column can hold them: within its bounds and whole where it holds whole numbers."""
+        low, high = self.low, self.high
+        if self.kind == "date":
+            low, high = max(low or FIRST_SECOND, FIRST_SECOND), min(high or LAST_SECOND, LAST_SECOND)
+        if self.kind == "boolean":
+            low, high = 0.0, 1.0
+        if self.is_whole:
+            step = self.step if self.kind == "date" else 1.0
+            values = np.rint(values / step) * step
+        return values if low is None and high is None else np.clip(values, low, high)
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +141,12 @@ class Table:
 
     @property
     def unit(self) -> Unit:
-        """What errors are counted in: pixels in [0, 1], or standard deviations of the training columns."""
+        """What errors are counted in: pixels in [0, 1], or standard deviations of the training columns.
+
+        `mixed` where some columns are codes: the mean over columns of error rate, or RMSE by the column's range.
+        """
+        if any(column.is_coded for column in self.columns):
+            return "mixed"
         return "pixel" if self.image_shape else "sd"
 
     def take(self, rows: IntArray) -> "Table":
@@ -119,6 +172,9 @@ class Table:
         """Hash of shape, dtype, column names, values and hidden cells: equal tables, equal hash."""
         names = [column.name for column in self.columns]
         digest = hashlib.sha256(repr((self.values.shape, self.values.dtype.str, names)).encode())
+        levels = [column.levels for column in self.columns]
+        if any(levels):
+            digest.update(repr(levels).encode())
         # A NaN has many bit patterns, all of them unknown.
         digest.update(np.where(np.isnan(self.values), np.nan, self.values).tobytes())
         if self.given is not None and self.given.hidden is not None:
@@ -126,20 +182,22 @@ class Table:
         return digest.hexdigest()
 
 
-def read_table(path: "Path") -> Table:
-    """Read a file of numbers; its suffix says how.
+def read_table(path: "Path", declared: "Declared | None" = None) -> Table:
+    """Read a file; its suffix says how.
 
-    `.csv`, `.csv.gz`, `.parquet` and `.feather` have numeric columns with names, empty cells are unknown. `.npy` is
+    `.csv`, `.csv.gz`, `.parquet` and `.feather` have columns with names, whose kinds are inferred where nobody
+    declares them (see `vadtune.data.kinds`); empty cells are unknown. `.npy` is
     one `(N, D)` array. `.npz` and `.h5` hold `values` `(N, D)` with an optional `columns` (names), or `images`
     `(N, h, w)` (uint8, or float in [0, 1]), which are scored in pixels; both with optional `labels` `(N,)`. `.h5` may
     have one of the layouts of `vadtune.data.reference`, too.
 
     Raises:
-        DataError: No such file, a suffix that is not known, or a table that is not one of numbers.
+        DataError: No such file, a suffix that is not known, or a column that cannot be used.
+        ConfigError: A column is declared that is not there.
     """
     from vadtune.data.files import read
 
-    return read(path)
+    return read(path, declared)
 
 
 def write_table(table: Table, path: "Path") -> None:
@@ -153,34 +211,6 @@ def write_table(table: Table, path: "Path") -> None:
     from vadtune.data.files import write
 
     write(table, path)
-
-
-def from_frame(frame: "pd.DataFrame", name: str, source: str) -> Table:
-    """Take a DataFrame of numbers as a table.
-
-    Raises:
-        DataError: No rows or columns, two columns of one name, a column of text, an infinity.
-    """
-    names = [str(column) for column in frame.columns]
-    check_names(names, source)
-    columns, parts = [], []
-    for j, column_name in enumerate(names):
-        column, part = _numeric(frame.iloc[:, j], column_name, source)
-        columns.append(column)
-        parts.append(part)
-    values = np.column_stack(parts) if parts else np.empty((len(frame), 0))
-    check_values(values, names, source)
-    return Table(name, source, values, tuple(columns), index=frame.index)
-
-
-def to_frame(table: Table) -> "pd.DataFrame":
-    """The table as a DataFrame with its names, index and, where the values allow it, its dtypes."""
-    import pandas as pd
-
-    parts = {
-        column.name: _with_dtype(table.values[:, j], column, table.index) for j, column in enumerate(table.columns)
-    }
-    return pd.DataFrame(parts, index=table.index)
 
 
 def from_arrays(arrays: Mapping[str, npt.NDArray[Any]], name: str, source: str) -> Table:
@@ -213,7 +243,14 @@ def from_arrays(arrays: Mapping[str, npt.NDArray[Any]], name: str, source: str) 
 
 
 def to_arrays(table: Table) -> dict[str, npt.NDArray[Any]]:
-    """The arrays that `from_arrays` reads; images without holes become uint8 if nothing is lost by it."""
+    """The arrays that `from_arrays` reads; images without holes become uint8 if nothing is lost by it.
+
+    Raises:
+        DataError: A column holds text or dates.
+    """
+    strange = [column.name for column in table.columns if column.levels or column.kind == "date"]
+    if strange:
+        raise DataError(f"{table.source}: column {strange[0]!r} is no number: write CSV, Parquet or Feather instead.")
     arrays: dict[str, npt.NDArray[Any]] = {}
     if table.image_shape is None:
         arrays["values"] = table.values
@@ -255,84 +292,6 @@ def check_values(values: FloatArray, names: list[str], source: str) -> None:
             f"{source}: column {names[column[0]]!r} holds {values[row[0], column[0]]} in row {row[0]} "
             "(the first is 0). Replace it by a number, or leave the cell empty when it is unknown."
         )
-
-
-def is_numeric(column: "pd.Series[Any]") -> bool:
-    """Whether a column of a DataFrame can be one of a table."""
-    return _kind(column) is not None
-
-
-def _numeric(column: "pd.Series[Any]", name: str, source: str) -> tuple[Column, FloatArray]:
-    from pandas.api import types
-
-    if types.is_object_dtype(column.dtype):
-        column = column.convert_dtypes()
-    kind = _kind(column)
-    if kind is None:
-        raise DataError(_not_numbers(column, name, source))
-    values = column.to_numpy(dtype=np.float64, na_value=np.nan)
-    if kind == "integer" and np.nanmax(np.abs(values), initial=0) >= INEXACT:
-        raise DataError(f"{source}: column {name!r} holds whole numbers beyond 2**53, an identifier? Drop it.")
-    known_as = str(column.dtype) if kind != "numeric" or types.is_float_dtype(column.dtype) else "float64"
-    return Column(name, kind, known_as.removesuffix("[pyarrow]")), values
-
-
-def _kind(column: "pd.Series[Any]") -> Kind | None:
-    """What the numbers of a column are, or None when it holds something else."""
-    import pandas as pd
-    from pandas.api import types
-
-    if isinstance(column.dtype, pd.CategoricalDtype):
-        return None
-    if types.is_bool_dtype(column.dtype):
-        return "boolean"
-    if types.is_integer_dtype(column.dtype):
-        return "integer"
-    return "numeric" if types.is_float_dtype(column.dtype) or bool(column.isna().all()) else None
-
-
-def _not_numbers(column: "pd.Series[Any]", name: str, source: str) -> str:
-    """Name the first cell that is not a number."""
-    import pandas as pd
-
-    known = np.flatnonzero(column.notna().to_numpy())
-    strange = known
-    if not isinstance(column.dtype, pd.CategoricalDtype):
-        strange = known[[isinstance(cell, str) and _is_text(cell) for cell in column.iloc[known]]]
-    row = int(strange[0] if strange.size else known[0])
-    what = "dates" if pd.api.types.is_datetime64_any_dtype(column.dtype) else "text"
-    return (
-        f"{source}: column {name!r} holds {what} ({str(column.iloc[row])[:40]!r} in row {row}, the first is 0); "
-        "expected numbers. Encode it as numbers, drop the column, or leave cells empty that are unknown."
-    )
-
-
-def _is_text(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return True
-    return False
-
-
-def _with_dtype(values: FloatArray, column: Column, index: "pd.Index[Any] | None") -> "pd.Series[Any]":
-    """The values with the column's own dtype, if they fit it; as floats otherwise."""
-    import pandas as pd
-
-    known = values[~np.isnan(values)]
-    dtype: Any = _own_dtype(known, column, has_holes=known.size < values.size)
-    series: pd.Series[Any] = pd.Series(values, index=index).astype(dtype)
-    return series
-
-
-def _own_dtype(known: FloatArray, column: Column, *, has_holes: bool) -> str:
-    if column.kind == "boolean" and np.isin(known, (0, 1)).all():
-        return "boolean" if has_holes else column.dtype
-    if column.kind == "integer" and np.array_equal(known, np.rint(known)):
-        limits = np.iinfo(column.dtype.lower())
-        if not known.size or (limits.min <= known.min() and known.max() <= limits.max):
-            return column.dtype.replace("u", "U").replace("i", "I") if has_holes else column.dtype
-    return column.dtype if column.dtype.lower() == "float32" else "float64"
 
 
 def _from_images(images: npt.NDArray[Any], labels: npt.NDArray[Any] | None, name: str, source: str) -> Table:

@@ -1,14 +1,17 @@
 """What training and inference ask of a model: a decoder, a row loss, and where posteriors come from."""
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from vadtune.models.decoder import Decoder
-from vadtune.models.likelihood import Noise
-from vadtune.models.objective import Batch, Posterior, reconstruction_error, reconstruction_loss
+from vadtune.data.codec import Codec
+from vadtune.errors import ConfigError
+from vadtune.models.decoder import AnyDecoderConfig, Decoder, MLPDecoder
+from vadtune.models.likelihood import Gaussian, Likelihood, Mixed, Noise, NoiseConfig
+from vadtune.models.objective import Batch, Posterior
 
 
 class TrainingPosteriors(nn.Module, ABC):
@@ -23,23 +26,76 @@ class TrainingPosteriors(nn.Module, ABC):
         """Move what the last batch asked for along its gradients; called after backward of its mean row loss."""
 
 
-class Model(nn.Module, ABC):
-    """A decoder with noise and a prior N(0, 1); subclasses say how a row gets its posterior."""
+@dataclass(frozen=True)
+class Parts:
+    """What every model is made of, beside where its posteriors come from."""
 
-    def __init__(self, decoder: Decoder, noise: Noise, kl_weight: float) -> None:
+    decoder: Decoder
+    likelihood: Likelihood
+    codec: Codec
+
+    @classmethod
+    def build(cls, decoder: AnyDecoderConfig, latent_dim: int, noise: NoiseConfig, codec: Codec) -> "Parts":
+        """Make a decoder of the codec's E outputs, with fresh weights, and the likelihood that reads them.
+
+        Raises:
+            ConfigError: The decoder is not one for columns of codes.
+        """
+        built = decoder.build(latent_dim, codec.n_outputs)
+        if codec.is_plain:
+            return cls(built, Gaussian(noise.build(codec.n_outputs)), codec)
+        if not isinstance(built, MLPDecoder) or built.bounded:
+            raise ConfigError("model.decoder: 'projective' and output 'sigmoid' are for numbers, and there are codes.")
+        return cls(built, Mixed(noise.build(codec.numbers.size), codec), codec)
+
+
+class Model(nn.Module, ABC):
+    """A decoder, a likelihood and a prior N(0, 1); subclasses say how a row gets its posterior."""
+
+    def __init__(self, parts: Parts, kl_weight: float) -> None:
         super().__init__()
-        self.decoder = decoder
-        self.noise = noise
+        self.decoder = parts.decoder
+        self.likelihood = parts.likelihood
+        self.codec = parts.codec
         self.kl_weight = kl_weight
+
+    @property
+    def noise(self) -> Noise:
+        """The noise of the numbers."""
+        return self.likelihood.noise
+
+    def batch(self, x: Float[Tensor, "N D"]) -> Batch:
+        """Rows ready for the hot loop, of values that are NaN wherever a model must not see."""
+        if self.codec.is_plain:
+            return Batch.of(x)
+        return Batch.of(torch.from_numpy(self.codec.encode(x.cpu().numpy())).to(x))
+
+    def start_at(self, column_mean: Float[Tensor, " E"]) -> None:
+        """Set the output bias so that z = 0 begins near the column means."""
+        self.decoder.start_at(self.likelihood.output_at(column_mean))
+
+    def estimate(self, z: Float[Tensor, "N L"]) -> Float[Tensor, "N D"]:
+        """The best estimate of all cells: numbers in scaled units, the likeliest codes."""
+        return self.values(self.likelihood.expect(self.decoder(z)))
+
+    def draw(self, z: Float[Tensor, "N L"], normal: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
+        """A draw of all cells by one standard normal number each."""
+        return self.values(self.likelihood.sample(self.decoder(z), normal))
+
+    def values(self, expected: Float[Tensor, "N E"]) -> Float[Tensor, "N D"]:
+        """Columns of what `Likelihood.expect` or `sample` gives."""
+        if self.codec.is_plain:
+            return expected
+        return torch.from_numpy(self.codec.decode(expected.detach().cpu().numpy())).to(expected)
 
     def loss(self, batch: Batch, posterior: Posterior, z: Float[Tensor, "N L"]) -> Float[Tensor, " N"]:
         """Row losses (negative evidence lower bound, nats) at one draw `z` of the posterior."""
-        loss = reconstruction_loss(self.decoder(z), batch, self.noise.log_var())
+        loss = self.likelihood.loss(self.decoder(z), batch)
         return loss + self.kl_weight * posterior.kl() if self.kl_weight > 0 else loss
 
     def map_loss(self, batch: Batch, mean: Float[Tensor, "N L"]) -> Float[Tensor, " N"]:
         """What inference minimises, without constants: -log p(x | z) - kl_weight log p(z) at z = mean. Not negative."""
-        data = reconstruction_error(self.decoder(mean), batch, self.noise.log_var())
+        data = self.likelihood.error(self.decoder(mean), batch)
         return data + 0.5 * self.prior_weight * mean.square().sum(-1)
 
     @property

@@ -38,6 +38,10 @@ class Batch:
             return Batch(self.x[index], self.observed[index])
         return Batch(self.x.index_select(0, index), self.observed.index_select(0, index))
 
+    def columns(self, index: slice) -> "Batch":
+        """Some of the columns."""
+        return Batch(self.x[:, index], self.observed[:, index])
+
     def to(self, device: torch.device) -> "Batch":
         """The same rows on another device."""
         return Batch(self.x.to(device), self.observed.to(device))
@@ -59,6 +63,12 @@ class Posterior:
             return self.mean
         noise = torch.empty_like(self.mean).normal_(generator=rng)
         return torch.addcmul(self.mean, torch.exp(0.5 * self.log_var), noise)
+
+    def split(self, n_rows: int) -> list["Posterior"]:
+        """The same rows in parts of so many."""
+        means = self.mean.split(n_rows)
+        log_vars = [None] * len(means) if self.log_var is None else self.log_var.split(n_rows)
+        return [Posterior(mean, log_var) for mean, log_var in zip(means, log_vars, strict=True)]
 
     def kl(self) -> Float[Tensor, " N"]:
         """KL(q || N(0, 1)) of each row in nats; 0 for a point, whose density has no KL to the prior."""

@@ -10,7 +10,8 @@ from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor
 
-from vadtune.models.base import Model, TrainingPosteriors
+from vadtune.data.codec import Codec
+from vadtune.models.base import Model, Parts, TrainingPosteriors
 from vadtune.models.decoder import AnyDecoderConfig, DecoderConfig
 from vadtune.models.likelihood import NoiseConfig
 from vadtune.models.objective import Batch, Posterior
@@ -37,9 +38,9 @@ class VADConfig(Settings):
     decoder: AnyDecoderConfig = DecoderConfig()
     noise: NoiseConfig = NoiseConfig()
 
-    def build(self, n_features: int) -> "VAD":
-        """Make a VAD with fresh weights from torch's global generator."""
-        return VAD(self, n_features)
+    def build(self, columns: int | Codec) -> "VAD":
+        """Make a VAD with fresh weights from torch's global generator; of so many numbers, or of any columns."""
+        return VAD(self, Codec.of_numbers(columns) if isinstance(columns, int) else columns)
 
 
 class VAD(Model):
@@ -51,12 +52,8 @@ class VAD(Model):
     column_mean: Float[Tensor, " D"]
     components: Float[Tensor, "L D"]
 
-    def __init__(self, config: VADConfig, n_features: int) -> None:
-        super().__init__(
-            config.decoder.build(config.latent_dim, n_features),
-            config.noise.build(n_features),
-            config.kl_weight,
-        )
+    def __init__(self, config: VADConfig, codec: Codec) -> None:
+        super().__init__(Parts.build(config.decoder, config.latent_dim, config.noise, codec), config.kl_weight)
         self.config = config
         # What `start` needs of the training rows.
         if config.posterior != "point":
@@ -65,8 +62,8 @@ class VAD(Model):
             self.register_buffer("latent_mean", torch.zeros(config.latent_dim))
             self.register_buffer("latent_std", torch.zeros(config.latent_dim))
         if config.inference_start == "pca":
-            self.register_buffer("column_mean", torch.zeros(n_features))
-            self.register_buffer("components", torch.zeros(config.latent_dim, n_features))
+            self.register_buffer("column_mean", torch.zeros(codec.n_outputs))
+            self.register_buffer("components", torch.zeros(config.latent_dim, codec.n_outputs))
 
     def training_posteriors(self, train: Batch, rng: torch.Generator) -> "LatentTable":
         """A table of latents, one row for each training row."""

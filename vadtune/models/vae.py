@@ -12,7 +12,8 @@ from jaxtyping import Int
 from pydantic import Field
 from torch import Tensor, nn
 
-from vadtune.models.base import Model, TrainingPosteriors
+from vadtune.data.codec import Codec
+from vadtune.models.base import Model, Parts, TrainingPosteriors
 from vadtune.models.decoder import AnyDecoderConfig, DecoderConfig, MLPSettings, mlp
 from vadtune.models.likelihood import NoiseConfig
 from vadtune.models.objective import Batch, Posterior
@@ -33,22 +34,18 @@ class VAEConfig(Settings):
     decoder: AnyDecoderConfig = DecoderConfig()
     noise: NoiseConfig = NoiseConfig()
 
-    def build(self, n_features: int) -> "VAE":
-        """Make a VAE with fresh weights from torch's global generator."""
-        return VAE(self, n_features)
+    def build(self, columns: int | Codec) -> "VAE":
+        """Make a VAE with fresh weights from torch's global generator; of so many numbers, or of any columns."""
+        return VAE(self, Codec.of_numbers(columns) if isinstance(columns, int) else columns)
 
 
 class VAE(Model):
     """A decoder whose rows are given their posteriors by an encoder."""
 
-    def __init__(self, config: VAEConfig, n_features: int) -> None:
-        super().__init__(
-            config.decoder.build(config.latent_dim, n_features),
-            config.noise.build(n_features),
-            config.kl_weight,
-        )
+    def __init__(self, config: VAEConfig, codec: Codec) -> None:
+        super().__init__(Parts.build(config.decoder, config.latent_dim, config.noise, codec), config.kl_weight)
         self.config = config
-        self.encoder = mlp(2 * n_features, 2 * config.latent_dim, config.encoder)
+        self.encoder = mlp(2 * codec.n_outputs, 2 * config.latent_dim, config.encoder)
 
     def start(self, batch: Batch) -> Posterior:
         """The encoder's answer."""

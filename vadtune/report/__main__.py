@@ -21,6 +21,7 @@ EXAMPLES = """examples:
   python -m vadtune.report runs/mnist-vad --live                serves it while the search runs
   python -m vadtune.report runs/mnist-vad --images figures      also PNG and SVG of every figure (needs kaleido)
   python -m vadtune.report runs/mnist-vad --csv trials.csv      also every trial as a table
+  python -m vadtune.report s3://bucket/vadtune/mnist-vad        of a run's storage, into mnist-vad.html
 """
 
 
@@ -43,7 +44,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "python -m vadtune.report", description=DESCRIPTION, epilog=EXAMPLES, formatter_class=raw
     )
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run, such as runs/mnist-vad")
+    parser.add_argument(
+        "runs", nargs="+", metavar="RUN", help="folder of a run, such as runs/mnist-vad, or s3://BUCKET/PREFIX/NAME"
+    )
     parser.add_argument(
         "-o", "--output", type=Path, metavar="FILE", help="where to write it (default: report.html in the run)"
     )
@@ -61,10 +64,14 @@ def _run(options: argparse.Namespace) -> int:
         return _serve(options)
     from vadtune.report.page import comparison_page, run_page, write_page
     from vadtune.report.run import read_run
+    from vadtune.tuning.mirror import local_copy
 
-    runs = [read_run(run_dir) for run_dir in options.runs]
+    runs = []
+    for run in options.runs:
+        with local_copy(run) as run_dir:
+            runs.append(read_run(run_dir))
     page = comparison_page(runs) if len(runs) > 1 else run_page(runs[0])
-    output = options.output or (Path("comparison.html") if len(runs) > 1 else runs[0].path / "report.html")
+    output = options.output or _default_output(options.runs, runs)
     written: dict[str, Any] = {"report": str(write_page(page, output))}
     written |= _extras(options, runs, page)
     if options.json:
@@ -74,12 +81,20 @@ def _run(options: argparse.Namespace) -> int:
     return 0
 
 
+def _default_output(given: Sequence[str], runs: Sequence["Run"]) -> Path:
+    if len(runs) > 1:
+        return Path("comparison.html")
+    return Path(f"{runs[0].name}.html") if "://" in given[0] else runs[0].path / "report.html"
+
+
 def _check(options: argparse.Namespace) -> None:
     if options.port is not None and not options.live:
         raise ConfigError("--port is for --live. Add --live, or leave it out.")
     given = [name for name in ("output", "images", "csv", "json") if getattr(options, name)]
     if options.live and given:
         raise ConfigError(f"--live serves the page and writes nothing: leave out --{given[0]}.")
+    if options.live and any("://" in run for run in options.runs):
+        raise ConfigError("--live watches the folder of a run: start it where the search runs.")
     if options.output is not None and options.output.is_dir():
         raise ConfigError(f"-o {options.output}: is a folder. Give the name of a file in it.")
 
@@ -87,7 +102,7 @@ def _check(options: argparse.Namespace) -> None:
 def _serve(options: argparse.Namespace) -> int:
     from vadtune.report.live import HOST, LiveReport, make_server
 
-    server = make_server(LiveReport(options.runs), options.port)
+    server = make_server(LiveReport([Path(run) for run in options.runs]), options.port)
     sys.stdout.write(f"http://{HOST}:{server.server_address[1]}/\n")
     sys.stdout.flush()
     sys.stderr.write("Serving the report; Ctrl-C ends it, not the search.\n")

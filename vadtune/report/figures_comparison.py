@@ -127,7 +127,7 @@ def draw_histories(frame: pd.DataFrame, *, over_time: bool) -> go.Figure:
         style = {"color": colour(int(mine["order"].iloc[0])), "width": 2.5, "shape": "hv"}
         values = {"x": line[x].to_numpy(np.float32), "y": line[y].to_numpy(np.float32)}
         figure.add_trace(go.Scatter(**values, mode="lines", line=style, name=label(name), hovertemplate="%{y:.4f}"))
-    figure.update_layout(xaxis=axis(title, showgrid=False), yaxis=axis("best validation RMSE"), hovermode="x unified")
+    figure.update_layout(xaxis=axis(title, showgrid=False), yaxis=axis("best validation error"), hovermode="x unified")
     return figure
 
 

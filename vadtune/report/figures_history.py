@@ -47,7 +47,7 @@ def draw_history(
         line = pd.concat([line, end], ignore_index=True)
         figure.add_trace(_best_line(line[x], line[best]))
     x_axis = axis(title, showgrid=False, rangemode="tozero" if over_time else "normal")
-    figure.update_layout(xaxis=x_axis, yaxis=axis("validation RMSE", range=_focus(frame)))
+    figure.update_layout(xaxis=x_axis, yaxis=axis("validation error", range=_focus(frame)))
     return figure
 
 
@@ -143,7 +143,7 @@ def draw_spread(frame: pd.DataFrame) -> go.Figure:
         go.Scatter(x=x, y=y, mode="lines", line=line, hovertemplate="%{y:.0%} at or below %{x:.4f}<extra></extra>")
     )
     figure.update_layout(
-        xaxis=axis("validation RMSE", showgrid=False),
+        xaxis=axis("validation error", showgrid=False),
         yaxis=axis("share of completed trials", tickformat=".0%", range=[0, 1.02]),
     )
     return figure

@@ -5,11 +5,11 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from vadtune.report.evaluation import Cells, Evaluation, FloatArray, Mechanisms, RateCurve
-from vadtune.report.run import Run
+from vadtune.report.run import Calibration, Run
 from vadtune.report.theme import BEST, axis, drawing, label, upright
 from vadtune.report.trials import number, records, score
 
-DISCRETE = frozenset({"categorical", "boolean"})
+DISCRETE = frozenset({"categorical", "boolean", "ordinal"})
 N_BINS = 26
 
 
@@ -18,8 +18,9 @@ def columns_frame(run: Run) -> pd.DataFrame:
 
     Returns:
         Columns `column`, `kind`, `rmse` and `mae` in original units, `spread` (standard deviation of its observed
-        values; NaN without a sample), `relative` (rmse / spread: 1 is as bad as filling in the mean), `exact` (share of
-        sampled cells right to the nearest code, for categorical and boolean columns; else NaN).
+        values; of codes, how often they are not the commonest one; NaN without a sample), `relative` (rmse / spread: 1
+        is as bad as filling in the mean, or the commonest code), `exact` (share of hidden codes that are right; NaN for
+        numbers). The errors of a column of codes are its error rate.
     """
     found = run.evaluation
     if found.columns is None:
@@ -27,7 +28,8 @@ def columns_frame(run: Run) -> pd.DataFrame:
     n_columns = len(found.columns.rmse)
     infos = run.settings.dataset.columns
     kinds = [infos[j].kind if j < len(infos) else "numeric" for j in range(n_columns)]
-    spread = _spread(found.observed, n_columns)
+    is_coded = np.isin(kinds, list(DISCRETE))
+    spread = np.where(is_coded, _uncommon(found.observed, n_columns), _spread(found.observed, n_columns))
     with np.errstate(divide="ignore", invalid="ignore"):
         relative = np.where(spread > 0, found.columns.rmse / spread, np.nan)
     frame = pd.DataFrame(
@@ -39,7 +41,7 @@ def columns_frame(run: Run) -> pd.DataFrame:
             "mae": found.columns.mae,
             "spread": spread,
             "relative": relative,
-            "exact": [_exact(found.cells, j) if kinds[j] in DISCRETE else np.nan for j in range(n_columns)],
+            "exact": np.where(is_coded, 1 - found.columns.rmse, np.nan),
         }
     )
     return frame.sort_values(["relative", "rmse"], ascending=False, ignore_index=True)
@@ -184,7 +186,7 @@ def draw_rates(frame: pd.DataFrame, searched_at: float | None) -> go.Figure:
         note = {"text": "searched here", "showarrow": False, "font": {"size": 11, "color": "var(--muted)"}}
         figure.add_annotation(x=searched_at, y=1, yref="paper", xanchor="left", yanchor="top", xshift=4, **note)
     figure.update_layout(
-        xaxis=axis("missing rate", tickformat=".0%", showgrid=False), yaxis=axis("test RMSE", rangemode="tozero")
+        xaxis=axis("missing rate", tickformat=".0%", showgrid=False), yaxis=axis("test error", rangemode="tozero")
     )
     return figure
 
@@ -205,7 +207,33 @@ def draw_mechanisms(frame: pd.DataFrame, searched_with: str) -> go.Figure:
     figure.add_trace(go.Bar(x=rows, y=frame["test_rmse"], **bar, **style))
     names = [label(name.upper()[:24]) for name in frame["mechanism"]]
     x = axis(showgrid=False, tickvals=rows, ticktext=names, fixedrange=True)
-    figure.update_layout(xaxis=x, yaxis=axis("test RMSE", rangemode="tozero", fixedrange=True))
+    figure.update_layout(xaxis=x, yaxis=axis("test error", rangemode="tozero", fixedrange=True))
+    return figure
+
+
+def coverage_frame(found: Calibration) -> pd.DataFrame:
+    """`what` (intervals of numbers, or the likeliest codes), `promised` and `held`: shares of the hidden cells."""
+    rows = [("interval", float(level), share) for level, share in (found.coverage or {}).items()]
+    if found.accuracy is not None and found.confidence is not None:
+        rows.append(("category", found.confidence, found.accuracy))
+    return pd.DataFrame(rows, columns=["what", "promised", "held"])
+
+
+def draw_coverage(frame: pd.DataFrame) -> go.Figure:
+    """What was promised against what was held; on the line they are equal."""
+    figure = drawing(260)
+    line = {"color": "var(--muted)", "width": 1, "dash": "dot"}
+    figure.add_shape(type="line", x0=0, x1=1, y0=0, y1=1, line=line)
+    styles = (("interval", "intervals of numbers", "var(--c1)"), ("category", "categories", BEST))
+    for what, name, colour in styles:
+        mine = frame[frame["what"] == what]
+        if len(mine):
+            x, y = (mine[column].to_numpy(np.float32) for column in ("promised", "held"))
+            hover = f"{name}: promised %{{x:.0%}}, held %{{y:.1%}}<extra></extra>"
+            style = {"marker": {"size": 9, "color": colour}, "line": {"color": colour, "width": 2}}
+            figure.add_trace(go.Scatter(x=x, y=y, mode="lines+markers", name=name, hovertemplate=hover, **style))
+    share = {"range": [0, 1.02], "tickformat": ".0%"}
+    figure.update_layout(xaxis=axis("promised", **share), yaxis=axis("held", **share))
     return figure
 
 
@@ -229,8 +257,13 @@ def _n_bins(n_values: int) -> int:
     return int(np.clip(2 * np.sqrt(n_values), 6, N_BINS))
 
 
-def _exact(cells: Cells | None, column: int) -> float:
-    if cells is None or not (cells.column == column).any():
-        return float("nan")
-    mine = cells.column == column
-    return float(np.mean(np.abs(cells.imputed[mine] - cells.truth[mine]) < 0.5))
+def _uncommon(observed: FloatArray | None, n_columns: int) -> FloatArray:
+    """How often a column's values are not the commonest one."""
+    if observed is None:
+        return np.full(n_columns, np.nan)
+    shares = np.full(n_columns, np.nan)
+    for j in range(n_columns):
+        known = observed[np.isfinite(observed[:, j]), j]
+        if known.size:
+            shares[j] = 1 - np.unique(known, return_counts=True)[1].max() / known.size
+    return shares

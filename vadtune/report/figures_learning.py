@@ -80,7 +80,9 @@ def draw_curves(
         annotations=[note | {"x": rung.epoch, "text": f"−{rung.stopped}"} for rung in stopping],
     )
     figure.update_layout(
-        xaxis=axis("epoch", showgrid=False), yaxis=axis("validation RMSE", range=_curve_range(curves)), hoverdistance=12
+        xaxis=axis("epoch", showgrid=False),
+        yaxis=axis("validation error", range=_curve_range(curves)),
+        hoverdistance=12,
     )
     return figure
 

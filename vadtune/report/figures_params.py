@@ -280,7 +280,7 @@ def _score_axis(frame: pd.DataFrame) -> _Axis:
     ticks = _score_ticks(low, high) if len(known) else []
     if not np.isfinite(values).all():
         ticks.append((1.0, "pruned"))
-    return _Axis("validation RMSE", places, ([place for place, _ in ticks], [text for _, text in ticks]))
+    return _Axis("validation error", places, ([place for place, _ in ticks], [text for _, text in ticks]))
 
 
 def _score_ticks(low: float, high: float) -> list[tuple[float, str]]:

@@ -18,7 +18,11 @@ BASELINE_NAMES = {
     "iterative_pca": "Iterative PCA",
     "iterative": "IterativeImputer",
 }
-UNITS = {"pixel": "on a scale from 0 to 1", "sd": "counted in standard deviations of the training columns"}
+UNITS = {
+    "pixel": "on a scale from 0 to 1",
+    "sd": "counted in standard deviations of the training columns",
+    "mixed": "the mean over columns of RMSE by range (numbers) and error rate (categories)",
+}
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,8 @@ def verdict(run: Run) -> Verdict:
     scale = f"Hidden cells of unseen rows are off by {score(rmse)} (root mean square), {unit}."
     if run.settings.dataset.unit == "pixel":
         scale = f"Hidden pixels of unseen images are off by {score(rmse)} (root mean square) {unit}."
+    if run.settings.dataset.unit == "mixed":
+        scale = f"The error on hidden cells of unseen rows is {score(rmse)}, {unit}."
     if run.summary.best is not None and not run.summary.best.is_complete:
         scale += " The winner was still training when the search ended."
     if rivals.empty:

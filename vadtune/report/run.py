@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from optuna.trial import FrozenTrial, TrialState
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from vadtune.errors import ArtifactError, ConfigError
 from vadtune.report.evaluation import Evaluation, read_evaluation
@@ -32,14 +32,15 @@ class ColumnInfo(_Read):
 
 
 class DatasetInfo(_Read):
-    """What was searched on; `unit` is what RMSE is counted in."""
+    """What was searched on; `unit` is what errors are counted in: `mixed` where some columns are codes."""
 
     name: str
     source: str = ""
     sha256: str = ""
     n_rows: int = 0
     n_features: int = 0
-    unit: Literal["pixel", "sd"] = "sd"
+    n_unknown: int = 0
+    unit: Literal["pixel", "sd", "mixed"] = "sd"
     image_shape: tuple[int, int] | None = None
     columns: tuple[ColumnInfo, ...] = ()
 
@@ -84,7 +85,33 @@ class RunSettings(_Read):
     hardware: HardwareInfo = Field(default_factory=HardwareInfo)
 
 
-class BestInfo(_Read):
+class _Scored(_Read):
+    """A score; where some columns are codes, the mean error stands in the place of the RMSE throughout the report."""
+
+    test_nrmse: float | None = None
+    test_error_rate: float | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _objective(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        found = {key: values.get(key.replace("rmse", "error")) for key in ("test_rmse", "validation_rmse")}
+        return values | {key: value for key, value in found.items() if value is not None}
+
+
+class Calibration(_Read):
+    """How often intervals hold hidden numbers, by level; how often the likeliest codes are right."""
+
+    n_numbers: int = 0
+    coverage: dict[str, float] | None = None
+    crps: float | None = None
+    n_codes: int = 0
+    accuracy: float | None = None
+    confidence: float | None = None
+
+
+class BestInfo(_Scored):
     """The winner; `test_rmse_repeats` are test scores of the same params under other seeds, where there are any."""
 
     trial: int
@@ -96,11 +123,13 @@ class BestInfo(_Read):
     observed_rmse: float | None = None
     all_rmse: float | None = None
     artifact: str | None = None
+    calibration: Calibration | None = None
+    refitted: bool = False
     is_complete: bool = True
     test_rmse_repeats: tuple[float, ...] = ()
 
 
-class BaselineInfo(_Read):
+class BaselineInfo(_Scored):
     """A baseline's score on the same hidden cells, or why it has none."""
 
     test_rmse: float | None = None
@@ -115,6 +144,7 @@ class Summary(_Read):
 
     best: BestInfo | None = None
     baselines: dict[str, BaselineInfo] = {}
+    scored_cells: int | None = None
     seconds: float | None = None
     seconds_by_phase: dict[str, float] = {}
 

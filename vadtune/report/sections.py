@@ -41,7 +41,8 @@ def run_sections(run: Run, known: Importances | None = None) -> tuple[Section, .
 def verdict_section(run: Run, trials: pd.DataFrame) -> Section:
     """The first screen: the number, the bars, what was searched and how to do it again."""
     found = verdict.verdict(run)
-    kind = "Test RMSE over hidden cells" if found.is_test else "Validation RMSE over hidden cells"
+    measure = "mean error" if run.settings.dataset.unit == "mixed" else "RMSE"
+    kind = f"{'Test' if found.is_test else 'Validation'} {measure} over hidden cells"
     said = (tag("h1", found.headline), tag("p", found.sentence, class_="said"))
     words = tag("div", tag("p", kind, class_="kicker"), tag("p", score(found.rmse), class_="big"), *said)
     frame = verdict.verdict_frame(run)
@@ -91,7 +92,7 @@ def learning_section(run: Run, trials: pd.DataFrame) -> Section:
     note += "Dotted lines are rungs, with the number of trials each one stopped. Point at a curve for its parameters."
     figure = learning.draw_curves(curves, rungs, run.trials, best.number if best else None)
     blocks: list[Block] = [
-        Chart("curves", "Validation RMSE by epoch", figure, learning.curves_table(curves), note),
+        Chart("curves", "Validation error by epoch", figure, learning.curves_table(curves), note),
     ]
     below = []
     if len(rungs):
@@ -178,6 +179,8 @@ def _scores(run: Run) -> Html | None:
         return None
     rows = [
         ("validation", best.validation_rmse),
+        ("test, numbers (RMSE by range)", best.test_nrmse),
+        ("test, categories (error rate)", best.test_error_rate),
         ("test, min–max columns", best.test_rmse_minmax),
         ("test MAE", best.test_mae),
         ("observed cells", best.observed_rmse),

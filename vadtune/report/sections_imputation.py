@@ -24,8 +24,43 @@ def imputation_section(run: Run) -> Section:
         )
         return Section("imputation", "Imputation", TITLE, (nothing(why),))
     is_image = run.settings.dataset.image_shape is not None
-    blocks = [*(_images(run) if is_image else _columns(run)), *_conditions(run)]
-    return Section("imputation", "Imputation", TITLE, tuple(blocks))
+    blocks = [*(_images(run) if is_image else _columns(run)), *_certainty(run), *_conditions(run)]
+    return Section("imputation", "Imputation", TITLE, tuple(blocks), rests_on(run))
+
+
+def rests_on(run: Run) -> str:
+    """How many cells the score rests on, and what it cannot know."""
+    dataset, summary, data = run.settings.dataset, run.summary, run.settings.data
+    if summary.scored_cells is None:
+        return ""
+    said = (
+        f"The score rests on {summary.scored_cells:,} cells of {data.get('n_test', 0):,} test rows, hidden on purpose."
+    )
+    if dataset.n_unknown:
+        mechanism = data.get("mechanism")
+        kind = mechanism.get("kind") if isinstance(mechanism, dict) else mechanism
+        said += (
+            f" All of them were observed. About the {dataset.n_unknown:,} cells that are really unknown it cannot "
+            f"know: if they are missing for another reason than the hidden ones ({kind}), the error may be another."
+        )
+    if summary.best is not None and summary.best.refitted:
+        said += " The exported model was then trained again on all rows; the score is of the one before."
+    return said
+
+
+def _certainty(run: Run) -> list[Block]:
+    """Whether the model is as sure as it should be."""
+    found = run.summary.best.calibration if run.summary.best is not None else None
+    if found is None:
+        return []
+    frame = figures.coverage_frame(found)
+    if frame.empty:
+        return []
+    said = []
+    if found.crps is not None:
+        said.append(f"The mean CRPS of {found.n_numbers:,} hidden numbers is {score(found.crps)}.")
+    note = "On the line, an interval of 80% holds 80% of the hidden values; below it the model is too sure. "
+    return [Chart("coverage", "How sure it may be", figures.draw_coverage(frame), frame, note + " ".join(said))]
 
 
 def latent_section(run: Run) -> Section | None:

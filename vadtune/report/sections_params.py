@@ -111,7 +111,7 @@ def _slices(run: Run, order: list[Scale]) -> Grid:
         Chart(f"slice-{i}", scale.path, figures.draw_slice(frames[scale.path], scale, rmse_range))
         for i, scale in enumerate(order)
     ]
-    note = "Validation RMSE over each parameter; the ring is the best trial, faint points were stopped early."
+    note = "Validation error over each parameter; the ring is the best trial, faint points were stopped early."
     numbers = pd.concat([frame.assign(param=path) for path, frame in frames.items()], ignore_index=True)
     best_first = numbers.sort_values("rmse")[["param", "value", "rmse", "state", "number"]]
     return Grid(tuple(charts), 3, "One at a time", note, best_first)

@@ -52,7 +52,7 @@ class StudyReader:
     def __init__(self, path: Path, study_name: str) -> None:
         self._path = path
         self._study_name = study_name
-        self._size = 0
+        self._seen = (0, 0)
         self._open()
 
     def trials(self) -> list[FrozenTrial]:
@@ -62,9 +62,10 @@ class StudyReader:
             ArtifactError: The file is gone, or is not the journal of one study.
         """
         try:
-            if self._path.stat().st_size < self._size:  # replaced or cut: begin anew
+            found = self._path.stat()
+            before, self._seen = self._seen, (found.st_ino, found.st_size)
+            if before[1] and (found.st_ino != before[0] or found.st_size < before[1]):  # replaced or cut: begin anew
                 self._open()
-            self._size = self._path.stat().st_size
             studies = self._storage.get_all_studies()
         except OSError as error:
             raise ArtifactError(f"{self._path}: {error.strerror}. Give the folder of a run.") from None

@@ -1,9 +1,9 @@
 """The exported folder of one model: written whole or not at all, verified before anything in it is believed.
 
     model.safetensors   weights            config.json        format_version, settings, columns, dataset
-    scaler.json         columns' units     metrics.json       scores, over which cells
-    environment.json    versions           README.md          model card
-    SHA256SUMS          of all of them
+    scaler.json         columns' units     codec.json         codes and ranges that were seen of each column
+    metrics.json        scores             environment.json   versions
+    README.md           model card         SHA256SUMS         of all of them
 
 No pickle is written or read.
 """
@@ -12,6 +12,7 @@ import hashlib
 import json
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,20 +24,30 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from vadtune.data.codec import Codec
+from vadtune.data.kinds import recode
 from vadtune.data.splits import Scaler
 from vadtune.data.tables import Column, FloatArray, Table
 from vadtune.errors import ArtifactError, ConfigError, DataError
 from vadtune.models.base import Model
-from vadtune.models.objective import Batch, Posterior
+from vadtune.models.objective import Posterior
 from vadtune.settings import Nested, nearest, parse
 from vadtune.training.config import TrialConfig
 from vadtune.training.environment import environment
 from vadtune.training.inference import infer
 from vadtune.training.model_card import model_card
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 SUMS = "SHA256SUMS"
-FILES = ("README.md", "config.json", "environment.json", "metrics.json", "model.safetensors", "scaler.json")
+FILES = (
+    "README.md",
+    "codec.json",
+    "config.json",
+    "environment.json",
+    "metrics.json",
+    "model.safetensors",
+    "scaler.json",
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,38 +85,65 @@ class Artifact:
         estimate = self.scaler.inverse(self.reconstruct(scaled).cpu().numpy())
         return np.where(np.isnan(x), estimate, x).astype(x.dtype)
 
+    def finish(self, values: FloatArray) -> FloatArray:
+        """Estimates `(N, D)` in the columns' own units as the columns can hold them: whole, within bounds."""
+        if self.image_shape:
+            return np.clip(values, 0, 1)
+        if not len(values):
+            return values
+        # A column that never varied is filled with what it always was, to the last digit.
+        values = np.where(self.model.codec.is_constant, self.scaler.inverse(np.zeros((1, len(self.columns)))), values)
+        return np.column_stack([column.finish(values[:, j]) for j, column in enumerate(self.columns)])
+
+    @property
+    def missing(self) -> tuple[str | float, ...]:
+        """What stands for an unknown cell in files, as it was declared for the table it was trained on."""
+        return tuple(self.dataset.get("hidden", {}).get("columns", {}).get("missing", ()))
+
     def reconstruct(self, x: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
-        """The decoder's estimate of all cells, known ones too, in scaled units."""
+        """The best estimate of all cells, known ones too, in scaled units."""
         return self.decode(self.posterior(x))
 
     def posterior(self, x: Float[Tensor, "N D"]) -> Posterior:
         """The posterior of each row by a cold, converged inference in the model's precision; NaN cells are not seen."""
         weight = next(self.model.parameters())
-        return infer(self.model, Batch.of(x.to(weight)), self.config.infer)
+        return infer(self.model, self.model.batch(x.to(weight)), self.config.infer)
 
     @torch.no_grad()
     def decode(self, posterior: Posterior) -> Float[Tensor, "N D"]:
         """The reconstruction at the posterior means."""
-        return torch.cat([self.model.decoder(mean) for mean in posterior.mean.split(self.config.infer.batch_size)])
+        return torch.cat([self.model.estimate(mean) for mean in posterior.mean.split(self.config.infer.batch_size)])
 
-    def match(self, table: Table) -> FloatArray:
-        """The table's columns in the order of the model's features; what does not fit is explained.
+    def positions(self, found: Sequence[str], source: str) -> list[int]:
+        """Where the model's columns stand among those of a table; what does not fit is explained.
 
         Raises:
             DataError: A column is missing; names it and what it may be called here.
         """
-        wanted = [column.name for column in self.columns]
-        found = [column.name for column in table.columns]
-        if wanted == found:
-            return table.values
+        wanted, found = [column.name for column in self.columns], list(found)
         missing = [name for name in wanted if name not in found]
         if missing:
             hint = nearest(missing[0], found)
             raise DataError(
-                f"{table.source}: {len(missing)} of the model's {len(wanted)} columns are not in the table: "
+                f"{source}: {len(missing)} of the model's {len(wanted)} columns are not in the table: "
                 f"{_some(missing)}. {hint if len(hint) < 200 else f'It has {_some(found)}.'}"
             )
-        return table.values[:, [found.index(name) for name in wanted]]
+        place = {name: number for number, name in enumerate(found)}
+        return [place[name] for name in wanted]
+
+    def match(self, table: Table) -> FloatArray:
+        """The table's columns in the order of the model's features, in the model's codes.
+
+        Raises:
+            DataError: A column is missing, or is of another kind.
+        """
+        positions = self.positions([column.name for column in table.columns], table.source)
+        found = [table.columns[position] for position in positions]
+        values = table.values if positions == list(range(table.n_features)) else table.values[:, positions]
+        if all(column.levels == known.levels for column, known in zip(found, self.columns, strict=True)):
+            return values
+        pairs = zip(values.T, found, self.columns, strict=True)
+        return np.column_stack([recode(part, column, known, table.source) for part, column, known in pairs])
 
 
 def save_artifact(artifact: Artifact, folder: Path) -> Path:
@@ -139,13 +177,14 @@ def load_artifact(folder: Path, device: str = "cpu") -> Artifact:
         )
     try:
         config: TrialConfig = parse(TrialConfig, header["trial"], str(folder / "config.json"))
-        columns = tuple(Column(**column) for column in header["columns"])
+        columns = tuple(Column(**column | {"levels": tuple(column["levels"])}) for column in header["columns"])
+        codec = Codec.from_dict(_read(folder / "codec.json"))
         scaler = Scaler.from_dict(_read(folder / "scaler.json"))
         shape = _image_shape(header["image_shape"])
         dataset = dict(header["dataset"])
-        _check_sizes(columns, scaler, shape)
+        _check_sizes(columns, scaler, codec, shape)
         with torch.random.fork_rng(devices=[]):  # first weights are random and not used: no random number is, either
-            model = config.model.build(len(columns))
+            model = config.model.build(codec)
         model.load_state_dict(load_file(folder / "model.safetensors"))
     except (ConfigError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         raise ArtifactError(f"{folder}: {error}. Export it again.") from None
@@ -174,6 +213,7 @@ def _write(artifact: Artifact, folder: Path) -> None:
     texts = {
         "config.json": _json(header),
         "scaler.json": _json(artifact.scaler.to_dict()),
+        "codec.json": _json(artifact.model.codec.to_dict()),
         "metrics.json": _json(artifact.metrics),
         "environment.json": _json(environment()),
         "README.md": model_card(artifact.config, artifact.dataset, artifact.metrics, names),
@@ -207,10 +247,14 @@ def _image_shape(shape: Any) -> tuple[int, int] | None:
     return int(height), int(width)
 
 
-def _check_sizes(columns: tuple[Column, ...], scaler: Scaler, image_shape: tuple[int, int] | None) -> None:
+def _check_sizes(
+    columns: tuple[Column, ...], scaler: Scaler, codec: Codec, image_shape: tuple[int, int] | None
+) -> None:
     n_features = len(columns)
     if not n_features or scaler.center.shape != (n_features,) or scaler.scale.shape != (n_features,):
         raise ValueError(f"there are {n_features} columns and units for {scaler.center.size}")
+    if len(codec.columns) != n_features:
+        raise ValueError(f"there are {n_features} columns and codes for {len(codec.columns)}")
     if image_shape and image_shape[0] * image_shape[1] != n_features:
         raise ValueError(f"an image of {image_shape[0]} x {image_shape[1]} pixels has {n_features} columns")
 

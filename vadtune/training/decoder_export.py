@@ -118,6 +118,11 @@ def check_onnx() -> None:
 
 
 def _program(artifact: Artifact) -> torch.export.ExportedProgram:
+    if not artifact.model.codec.is_plain or artifact.scaler.is_log is not None:
+        raise ConfigError(
+            "--format torch and onnx are for tables of numbers, and this one has categories or logarithms. Take "
+            "--format safetensors, which vadtune.impute and VADImputer.from_artifact read."
+        )
     example = torch.zeros(2, artifact.config.model.latent_dim)
     decoder = artifact.model.decoder.cpu().eval()
     with _quiet():

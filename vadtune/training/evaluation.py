@@ -1,7 +1,7 @@
 """How good a trained model is on rows it has not seen: scores, curves over missing rates, and what figures show."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vadtune.data.codec import Codec
 from vadtune.data.masks import Mechanism
 from vadtune.data.metrics import column_errors, mae, rmse, rmse_minmax
 from vadtune.data.splits import Holdout, Rows
@@ -28,30 +29,55 @@ RATES = tuple(round(0.1 * step, 1) for step in range(1, 10))
 class Scores:
     """Errors of one imputation; all over hidden cells but the two that say otherwise.
 
+    Those in which cells are near or far are over columns of numbers only; None where no such cell is hidden.
+
     Attributes:
         rmse: In scaled units: pixels, or standard deviations of the training columns.
         rmse_minmax: On columns scaled by their range.
         mae: In scaled units.
         observed_rmse: Over observed cells, which the model has seen.
         all_rmse: Over observed and hidden cells together.
+        error: Of a table with codes, the mean over its columns: `Codec.errors`; None without codes.
+        nrmse: The part of its numbers.
+        error_rate: The part of its codes.
     """
 
-    rmse: float
-    rmse_minmax: float
-    mae: float
-    observed_rmse: float
-    all_rmse: float
+    rmse: float | None
+    rmse_minmax: float | None
+    mae: float | None
+    observed_rmse: float | None
+    all_rmse: float | None
+    error: float | None = None
+    nrmse: float | None = None
+    error_rate: float | None = None
+
+    @property
+    def objective(self) -> float:
+        """What trials are compared by: `error` where there are codes, else `rmse`."""
+        found = self.rmse if self.error is None else self.error
+        assert found is not None
+        return found
 
 
 def score(x_hat: FloatArray, holdout: Holdout, column_range: FloatArray) -> Scores:
-    """Compare a reconstruction `(N, D)`, in scaled units, with hidden and observed cells."""
-    truth = holdout.truth
+    """Compare a reconstruction `(N, D)`, in scaled units, with hidden and observed cells.
+
+    Raises:
+        DataError: No cell is hidden.
+    """
+    codec, truth = holdout.rows.codec, holdout.truth
+    mixed = {} if codec is None or codec.is_plain else asdict(codec.errors(x_hat, truth))
+    n = slice(None) if codec is None or codec.is_plain else codec.numbers
+    numbers, hidden, seen, known = (values[:, n] for values in (x_hat, truth, holdout.rows.x, complete(holdout)))
+    has_hidden = not mixed or not np.isnan(hidden).all()
+    has_known = not mixed or not np.isnan(known).all()
     return Scores(
-        rmse=rmse(x_hat, truth),
-        rmse_minmax=rmse_minmax(x_hat, truth, column_range),
-        mae=mae(x_hat, truth),
-        observed_rmse=rmse(x_hat, holdout.rows.x),
-        all_rmse=rmse(x_hat, complete(holdout)),
+        rmse=rmse(numbers, hidden) if has_hidden else None,
+        rmse_minmax=rmse_minmax(numbers, hidden, column_range[n]) if has_hidden else None,
+        mae=mae(numbers, hidden) if has_hidden else None,
+        observed_rmse=rmse(numbers, seen) if not np.isnan(seen).all() or not mixed else None,
+        all_rmse=rmse(numbers, known) if has_known else None,
+        **mixed,
     )
 
 
@@ -60,10 +86,17 @@ def complete(holdout: Holdout) -> FloatArray:
     return np.where(np.isnan(holdout.truth), holdout.rows.x, holdout.truth)
 
 
-def hide(known: FloatArray, mechanism: Mechanism, missing_rate: float, seed: int, shape: Any = None) -> Holdout:
+def hide(
+    known: FloatArray,
+    mechanism: Mechanism,
+    missing_rate: float,
+    seed: int,
+    shape: tuple[int, int] | None = None,
+    codec: Codec | None = None,
+) -> Holdout:
     """Hide some of the known cells: `(N, D)` values, NaN where unknown, to rows and truth."""
     target_mask = mechanism.target_mask(known, missing_rate, np.random.default_rng(seed), shape)
-    return Holdout(Rows(np.where(target_mask, np.nan, known)), np.where(target_mask, known, np.nan))
+    return Holdout(Rows(np.where(target_mask, np.nan, known), codec), np.where(target_mask, known, np.nan))
 
 
 def reconstruct_each(artifact: Artifact, holdouts: Sequence[Holdout]) -> list[FloatArray]:
@@ -92,7 +125,7 @@ def draw(
     """Reconstructions at draws of each row's posterior, without observation noise, in scaled units."""
     posterior = with_curvature(artifact.model, x, posterior)
     rng = torch.Generator(posterior.mean.device).manual_seed(seed)
-    return torch.stack([artifact.model.decoder(posterior.sample(rng)) for _ in range(n_draws)])
+    return torch.stack([artifact.model.estimate(posterior.sample(rng)) for _ in range(n_draws)])
 
 
 def latents_2d(posterior: Posterior, x_hat: FloatArray, truth: FloatArray, labels: IntArray | None) -> Arrays:
@@ -109,19 +142,24 @@ def latents_2d(posterior: Posterior, x_hat: FloatArray, truth: FloatArray, label
 
 
 def cells(artifact: Artifact, x_hat: FloatArray, holdout: Holdout, seed: int, n_cells: int = 5000) -> Arrays:
-    """Errors by column and a sample of hidden cells, true and imputed, in the columns' own units."""
-    scale, inverse = artifact.scaler.scale, artifact.scaler.inverse
+    """Errors by column and a sample of hidden cells, true and imputed, in the columns' own units.
+
+    Of a column of codes the errors are its error rate, and no cells are sampled: they lie on no line.
+    """
+    codec, inverse = artifact.model.codec, artifact.scaler.inverse
     rng = np.random.default_rng(seed)
+    truth, imputed = inverse(holdout.truth), inverse(x_hat)
     row, column = np.nonzero(~np.isnan(holdout.truth))
     pick = rng.permutation(len(row))[:n_cells]
+    pick = pick[~codec.is_coded[column[pick]]]
     row, column = row[pick], column[pick]
-    errors = column_errors(x_hat, holdout.truth)
+    errors, rates = column_errors(imputed, truth), codec.column_error(x_hat, holdout.truth)
     return {
         "cell_column": column,
-        "cell_truth": inverse(holdout.truth)[row, column],
-        "cell_imputed": inverse(x_hat)[row, column],
-        "column_rmse": errors.rmse * scale,
-        "column_mae": errors.mae * scale,
+        "cell_truth": truth[row, column],
+        "cell_imputed": imputed[row, column],
+        "column_rmse": np.where(codec.is_coded, rates, errors.rmse),
+        "column_mae": np.where(codec.is_coded, rates, errors.mae),
         "column_observed_sample": inverse(holdout.rows.x[rng.permutation(len(x_hat))[:1000]]),
     }
 

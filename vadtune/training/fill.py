@@ -1,13 +1,14 @@
 """Complete tables by a trained model: its best estimate, draws of what could have been, and their spread."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vadtune.data.tables import Column, FloatArray, Table
+from vadtune.data.tables import FloatArray, Table
+from vadtune.models.base import Model
 from vadtune.models.objective import Posterior
 from vadtune.training.artifact import Artifact
 from vadtune.training.inference import with_curvature
@@ -24,37 +25,47 @@ class Filler:
     Args:
         artifact: The model.
         n_draws: How many completed tables to draw; 0 gives one with the best estimates.
-        with_std: Whether to give the standard deviation of each cell as well, 0 where it is known.
+        with_std: Whether to give the standard deviation of each cell as well, 0 where it is known; of a code, the
+            chance that another one is right.
+        deviations: Give as many further tables, each cell so many standard deviations above its best estimate.
         seed: Of the draws.
     """
 
-    def __init__(self, artifact: Artifact, n_draws: int = 0, *, with_std: bool = False, seed: int = 0) -> None:
+    def __init__(
+        self,
+        artifact: Artifact,
+        n_draws: int = 0,
+        *,
+        with_std: bool = False,
+        deviations: Sequence[float] = (),
+        seed: int = 0,
+    ) -> None:
         self.artifact = artifact
         self.columns = artifact.columns
+        self.missing = artifact.missing
         self.rngs = [np.random.default_rng([seed, k]) for k in range(n_draws)]
-        self.std_rng = np.random.default_rng([seed, n_draws, 1]) if with_std else None
+        self.with_std, self.deviations = with_std, tuple(deviations)
+        self.std_rng = np.random.default_rng([seed, n_draws, 1]) if with_std or deviations else None
         self.n_filled = 0
 
     def positions(self, names: Sequence[str], source: str) -> list[int]:
-        """Where the model's columns stand among `names`; see `Artifact.match`."""
-        columns = tuple(Column(name, "numeric", "float64") for name in names)
-        numbers = Table("", source, np.arange(len(names), dtype=np.float64)[None], columns)
-        return [int(position) for position in self.artifact.match(numbers)[0]]
+        """Where the model's columns stand among `names`; see `Artifact.positions`."""
+        return self.artifact.positions(names, source)
 
     def __call__(self, table: Table) -> list[FloatArray]:
-        """Complete rows: one `(N, D)` array for each draw or one of estimates, then perhaps the standard deviations."""
+        """Complete rows: `(N, D)` for each draw or one of estimates, ends of intervals, perhaps standard deviations."""
         x = self.artifact.match(table)
         unknown = np.isnan(x)
         rows = unknown.any(1)
         self.n_filled += int(unknown.sum())
         found = self._estimates(x[rows]) if rows.any() else []
         filled: list[FloatArray] = []
-        for number in range(max(1, len(self.rngs))):
+        for number in range(max(1, len(self.rngs)) + len(self.deviations)):
             values = x.astype(np.float64)
             if found:
-                values[unknown] = self._of_kind(found[number])[unknown[rows]]
+                values[unknown] = self.artifact.finish(found[number])[unknown[rows]]
             filled.append(values)
-        if self.std_rng is not None:
+        if self.with_std:
             std = np.zeros(x.shape)
             if found:
                 std[unknown] = found[-1][unknown[rows]]
@@ -70,41 +81,85 @@ class Filler:
         found = [self._draw(posterior, rng) for rng in self.rngs] or [artifact.decode(posterior).cpu().numpy()]
         units = [artifact.scaler.inverse(values) for values in found]
         if self.std_rng is not None:
-            units.append(self._std(posterior, self.std_rng) * artifact.scaler.scale)
+            best = artifact.decode(posterior).cpu().numpy()
+            std = std_of_cells(artifact, posterior, self.std_rng)
+            wide = np.where(artifact.model.codec.is_coded, 0.0, std)
+            units += [artifact.scaler.inverse(best + number * wide) for number in self.deviations]
+            units.append(artifact.scaler.spread(std, artifact.scaler.inverse(best)))
         return units
 
+    @torch.no_grad()
     def _draw(self, posterior: Posterior, rng: np.random.Generator) -> FloatArray:
         """One draw of each row, in scaled units; rows take their random numbers one after the other."""
         n_rows, latent_dim = posterior.mean.shape
-        normal = rng.standard_normal((n_rows, latent_dim + len(self.columns)), dtype=np.float32)
-        z = _at(posterior, torch.from_numpy(normal[:, :latent_dim]))
-        x_hat: FloatArray = self.artifact.decode(Posterior(z, None)).cpu().numpy()
-        return x_hat + self._noise_std() * normal[:, latent_dim:]
+        normal = torch.from_numpy(rng.standard_normal((n_rows, latent_dim + len(self.columns)), dtype=np.float32))
+        z = _at(posterior, normal[:, :latent_dim])
+        noise = normal[:, latent_dim:].to(z)
+        size = self.artifact.config.infer.batch_size
+        pairs = zip(z.split(size), noise.split(size), strict=True)
+        return torch.cat([self.artifact.model.draw(*pair) for pair in pairs]).cpu().numpy()
 
-    def _std(self, posterior: Posterior, rng: np.random.Generator) -> FloatArray:
-        n_rows, latent_dim = posterior.mean.shape
-        normal = torch.from_numpy(rng.standard_normal((n_rows, N_STD_DRAWS, latent_dim), dtype=np.float32))
-        total = np.zeros((n_rows, len(self.columns)))
-        squares = np.zeros_like(total)
-        center: FloatArray = self.artifact.decode(posterior).cpu().numpy()
-        for k in range(N_STD_DRAWS):
-            error = self.artifact.decode(Posterior(_at(posterior, normal[:, k]), None)).cpu().numpy() - center
-            total += error
-            squares += np.square(error)
-        variance = (squares - total**2 / N_STD_DRAWS) / (N_STD_DRAWS - 1)
-        return np.sqrt(np.maximum(variance, 0) + self._noise_std() ** 2)
 
-    @torch.no_grad()
-    def _noise_std(self) -> FloatArray:
-        std: FloatArray = torch.exp(0.5 * self.artifact.model.noise.log_var()).cpu().numpy()
+@torch.no_grad()
+def std_of_cells(artifact: Artifact, posterior: Posterior, rng: np.random.Generator) -> FloatArray:
+    """How unsure the model is of every cell, `(N, D)`.
+
+    Of a number: the standard deviation of noise and decoder over the posterior together, in scaled units. Of a code:
+    the chance that the best estimate is wrong.
+
+    Args:
+        artifact: The model.
+        posterior: Of the rows, with its variances.
+        rng: Rows take their random numbers one after the other.
+    """
+    n_rows, latent_dim = posterior.mean.shape
+    model, size = artifact.model, artifact.config.infer.batch_size
+    normal = torch.from_numpy(rng.standard_normal((n_rows, N_STD_DRAWS, latent_dim), dtype=np.float32))
+    spread = Spread(model, posterior.mean, size)
+    for k in range(N_STD_DRAWS):
+        spread.add(_at(posterior, normal[:, k]))
+    return spread.std()
+
+
+class Spread:
+    """Sums over draws of the latents: of numbers the errors and their squares, of codes the chance to be right."""
+
+    def __init__(self, model: Model, mean: Float[Tensor, "N L"], batch_size: int) -> None:
+        self.model, self.batch_size = model, batch_size
+        self.best = model.batch(self._each(mean, model.estimate))
+        self.center, _ = self._look(mean)
+        self.total, self.squares = np.zeros(self.center.shape), np.zeros(self.center.shape)
+        self.right: FloatArray | float = 0.0
+        self.n = 0
+
+    def add(self, z: Float[Tensor, "N L"]) -> None:
+        """Add a draw of every row."""
+        numbers, right = self._look(z)
+        error = numbers - self.center
+        self.total += error
+        self.squares += np.square(error)
+        self.right = self.right + right
+        self.n += 1
+
+    def std(self) -> FloatArray:
+        """`(N, D)`; see `std_of_cells`."""
+        codec = self.model.codec
+        variance = (self.squares - self.total**2 / self.n) / (self.n - 1)
+        noise_var = torch.exp(self.model.noise.log_var()).cpu().numpy()
+        std = np.zeros((len(self.total), len(codec.columns)))
+        std[:, codec.numbers] = np.sqrt(np.maximum(variance, 0) + noise_var)
+        std[:, codec.coded] = np.clip(1 - self.right / self.n, 0, 1)
         return std
 
-    def _of_kind(self, values: FloatArray) -> FloatArray:
-        """Whole numbers where the column holds them, 0 or 1 where it is a boolean; pixels in [0, 1]."""
-        result = np.clip(values, 0, 1) if self.artifact.image_shape else values
-        kinds = np.array([column.kind for column in self.columns])
-        result = np.where(kinds == "boolean", np.clip(result, 0, 1), result)
-        return np.where((kinds == "integer") | (kinds == "boolean"), np.rint(result), result)
+    def _look(self, z: Float[Tensor, "N L"]) -> tuple[FloatArray, FloatArray]:
+        """The numbers at the latents, and the chances of the best codes there."""
+        outputs = self._each(z, self.model.decoder)
+        numbers: FloatArray = outputs[:, : self.model.codec.numbers.size].cpu().numpy()
+        right: FloatArray = self.model.likelihood.chances(outputs, self.best).cpu().numpy()
+        return numbers, right
+
+    def _each(self, z: Float[Tensor, "N L"], function: Callable[[Tensor], Tensor]) -> Tensor:
+        return torch.cat([function(part) for part in z.split(self.batch_size)])
 
 
 def _at(posterior: Posterior, normal: Float[Tensor, "N L"]) -> Float[Tensor, "N L"]:

@@ -4,8 +4,8 @@ import numpy as np
 import torch
 
 from vadtune.data.masks import mcar
-from vadtune.data.splits import Holdout, Rows, Scaler, hold_out
-from vadtune.data.tables import FloatArray, Table
+from vadtune.data.splits import Holdout, Rows, Scaler, fit_units, hold_out
+from vadtune.data.tables import Table
 from vadtune.errors import DataError, Diverged, NoUsableTrial
 from vadtune.models.base import Model
 from vadtune.settings import Nested
@@ -34,8 +34,8 @@ def fit_on_all(config: TrialConfig, table: Table, device: str, n_epochs: int | N
     Raises:
         NoUsableTrial: The training diverged.
     """
-    scaler = scaler_of(table, table.values)
-    trainer = Trainer(config, as_tensor(scaler.transform(table.values)), torch.device(device))
+    scaler, codec = fit_units(table.values, table)
+    trainer = Trainer(config, as_tensor(scaler.transform(table.values)), torch.device(device), codec)
     try:
         for _ in range(n_epochs or config.train.n_epochs):
             trainer.fit_epoch()
@@ -74,11 +74,6 @@ def fit_watched(config: TrialConfig, table: Table, validation_share: float, devi
     return _artifact(run.best_model(), config, scaler, table, metrics)
 
 
-def scaler_of(table: Table, seen: FloatArray) -> Scaler:
-    """The units of a table's columns, from what may be seen of it, `(N, D)`."""
-    return Scaler.fit_points(seen) if table.is_landmarks else Scaler.fit(seen, table.unit)
-
-
 def diverged(error: Diverged) -> NoUsableTrial:
     """What to tell a person whose training diverged."""
     return NoUsableTrial(
@@ -98,8 +93,9 @@ def _held_back(table: Table, share: float, seed: int) -> tuple[Rows, Holdout, Sc
             f"{table.source}: {table.n_rows} rows are too few to hold {n_validation} back for validation. "
             "Give more rows or another validation_share."
         )
-    scaler = scaler_of(table, table.values[rest])
-    return Rows(scaler.transform(table.values[rest])), hold_out(table.values[chosen], hidden, scaler), scaler
+    scaler, codec = fit_units(table.values[rest], table)
+    rows = Rows(scaler.transform(table.values[rest]), codec)
+    return rows, hold_out(table.values[chosen], hidden, scaler, codec), scaler
 
 
 def _artifact(model: Model, config: TrialConfig, scaler: Scaler, table: Table, metrics: Nested) -> Artifact:
@@ -110,5 +106,6 @@ def _artifact(model: Model, config: TrialConfig, scaler: Scaler, table: Table, m
         "n_rows": table.n_rows,
         "n_features": table.n_features,
         "unit": table.unit,
+        "refitted": True,  # no rows are left to score it on
     }
     return Artifact(model.cpu().eval(), config, scaler, table.columns, table.image_shape, about, metrics)

@@ -150,21 +150,23 @@ def with_curvature(model: Model, x: Float[Tensor, "N D"], posterior: Posterior) 
 
         sigma^2 = w / (w + sum over observed cells of (d x_hat / d z)^2 / s^2),   w = the weight of the prior
 
+    (and in place of 1 / s^2 the Fisher information of the outputs, for cells that are no numbers).
+
     The diagonal is estimated with random signs, the same for every row (Bekas, Kokiopoulou, Saad 2007, An estimator
     for the diagonal of a matrix). A model without a prior has point posteriors, which stay points.
     """
     weight = model.prior_weight
     if weight == 0 or posterior.log_var is not None:
         return posterior
-    batch = Batch.of(x.to(posterior.mean.device))
+    batch = model.batch(x.to(posterior.mean.device))
     rng = torch.Generator().manual_seed(0)
-    weights = torch.exp(-0.5 * model.noise.log_var()) * batch.observed
     curvature = torch.zeros_like(posterior.mean)
     for _ in range(N_PROBES):
-        signs = torch.randint(0, 2, (x.shape[1],), generator=rng).to(posterior.mean) * 2 - 1
+        signs = torch.randint(0, 2, (batch.x.shape[1],), generator=rng).to(posterior.mean) * 2 - 1
         mean = posterior.mean.detach().requires_grad_()
         with torch.enable_grad():
-            probed = (model.decoder(mean) * weights * signs).sum()
+            outputs = model.decoder(mean)
+            probed = (outputs * model.likelihood.probe(outputs.detach(), batch, signs)).sum()
             (gradient,) = torch.autograd.grad(probed, mean)
         curvature += gradient.square() / N_PROBES
     return Posterior(posterior.mean, torch.log(weight / (weight + curvature)))

@@ -10,6 +10,11 @@ _USE = """## Use
 The table needs the columns below, by name, in the same units. Known cells come back unchanged.
 """
 
+_REFITTED = (
+    "After it was scored, the model was trained again by the same settings on every observed cell of every row. The "
+    "scores are those of the model before, which had not seen what it was scored on: nothing is left to score this one."
+)
+
 _LIMITS = """## Where it must not be used
 
 - On rows of another kind than those it was trained on, or where cells are missing for other reasons: the error
@@ -28,6 +33,7 @@ def model_card(config: TrialConfig, dataset: Nested, metrics: Nested, columns: l
             f"# {config.model.kind.upper()} imputation model of {_escape(str(dataset.get('name', 'a table')))}",
             "",
             "Trained by vadtune. RMSE is over hidden cells only, which no model and no search has seen.",
+            *([_REFITTED] if metrics.get("refitted") else []),
             "",
             "## Scores",
             "",

@@ -5,7 +5,7 @@ imports, in each worker of a search, and its bookkeeping was a tenth of a step o
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +34,12 @@ class Optimizer(ABC):
 
     @abstractmethod
     def step(self, learning_rate: float) -> None:
-        """Move every parameter along its gradient, which it must have."""
+        """Move every parameter that has a gradient along it."""
+
+    def _moved(self) -> Iterator[tuple[float, list[nn.Parameter]]]:
+        for weight_decay, group in self.groups.items():
+            if moved := [parameter for parameter in group if parameter.grad is not None]:
+                yield weight_decay, moved
 
     @abstractmethod
     def state_dict(self) -> dict[str, Tensor]:
@@ -62,9 +67,9 @@ class AdamW(Optimizer):
 
     @torch.no_grad()
     def step(self, learning_rate: float) -> None:
-        """Move every parameter along its gradient, which it must have."""
+        """Move every parameter that has a gradient along it."""
         self.n_steps += 1
-        for weight_decay, group in self.groups.items():
+        for weight_decay, group in self._moved():
             # What torch.optim.AdamW calls when it is told to be fused.
             torch._fused_adamw_(
                 group,
@@ -100,8 +105,8 @@ class SGD(Optimizer):
 
     @torch.no_grad()
     def step(self, learning_rate: float) -> None:
-        """Move every parameter along its gradient, which it must have."""
-        for weight_decay, group in self.groups.items():
+        """Move every parameter that has a gradient along it."""
+        for weight_decay, group in self._moved():
             for parameter in group:
                 parameter.sub_(_gradient(parameter).add(parameter, alpha=weight_decay), alpha=learning_rate)
 

@@ -6,20 +6,23 @@ from typing import Literal
 
 import numpy as np
 
+from vadtune.data.codec import Codec
 from vadtune.data.masks import Mechanism
 from vadtune.data.metrics import rmse
 from vadtune.data.splits import DataConfig, Holdout, Scaler, column_range, hold_out, split_rows, target_masks
 from vadtune.data.tables import BoolArray, FloatArray, IntArray, Table
 from vadtune.errors import ConfigError, DataError
+from vadtune.models.objective import Posterior
 from vadtune.settings import Nested, parse
 from vadtune.training.artifact import Artifact
+from vadtune.training.calibration import calibration
 from vadtune.training.evaluation import score
 from vadtune.training.run import as_tensor
 
 MaskMode = Literal["fixed", "random"]
 # Rows of several rates are inferred together as long as they take no more memory than this many numbers.
 MAX_CELLS = 30_000_000
-NOT_SCORED = {"rmse": None, "rmse_minmax": None, "mae": None, "mse": None}
+NOT_SCORED = dict.fromkeys(("rmse", "rmse_minmax", "mae", "mse", "error", "nrmse", "error_rate"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +35,7 @@ class TestRows:
         are_own: Whether they are the test rows of the table that the model was trained on.
         config: The mechanism and the seed of the masks.
         scaler: The model's.
+        codec: The model's.
     """
 
     __test__ = False  # pytest, this is no test
@@ -41,6 +45,7 @@ class TestRows:
     are_own: bool
     config: DataConfig
     scaler: Scaler
+    codec: Codec
 
     def holdout(self, missing_rate: float, mode: MaskMode) -> Holdout:
         """The rows with cells hidden at a rate, scaled.
@@ -54,7 +59,7 @@ class TestRows:
         """
         mask = _fixed(self.table, self.config, missing_rate) if mode == "fixed" else self._random(missing_rate)
         known = self.table.values[self.rows]
-        return hold_out(known, mask[self.rows] & ~np.isnan(known), self.scaler)
+        return hold_out(known, mask[self.rows] & ~np.isnan(known), self.scaler, self.codec)
 
     @property
     def column_range(self) -> FloatArray:
@@ -70,12 +75,18 @@ class TestRows:
 
 @dataclass(frozen=True, eq=False)
 class RateResult:
-    """One missing rate: the rows, the reconstruction of all their cells, and the latents behind it; scaled units."""
+    """One missing rate: the rows, the reconstruction of all their cells, and the posteriors behind it; scaled units."""
 
     missing_rate: float
     holdout: Holdout
     x_hat: FloatArray
-    latents: FloatArray
+    posterior: Posterior
+
+    @property
+    def latents(self) -> FloatArray:
+        """The posterior means `(N, L)`."""
+        means: FloatArray = self.posterior.mean.cpu().numpy()
+        return means
 
     def scores(self, column_range: FloatArray) -> Nested:
         """All scores by name; those over hidden cells are None where no cell is hidden."""
@@ -83,9 +94,21 @@ class RateResult:
         result = {"missing_rate": self.missing_rate, "n_hidden": n_hidden}
         if n_hidden:
             found = asdict(score(self.x_hat, self.holdout, column_range))
-            return result | found | {"mse": found["rmse"] ** 2}
-        observed = rmse(self.x_hat, self.holdout.rows.x)
+            return result | found | {"mse": None if found["rmse"] is None else found["rmse"] ** 2}
+        seen = ~self.codec.is_coded & (~np.isnan(self.holdout.rows.x)).any(0)
+        observed = rmse(self.x_hat[:, seen], self.holdout.rows.x[:, seen]) if seen.any() else None
         return result | NOT_SCORED | {"observed_rmse": observed, "all_rmse": observed}
+
+    def calibration(self, artifact: Artifact) -> Nested:
+        """Whether the model is as sure as it should be; None where no cell is hidden."""
+        if not (~np.isnan(self.holdout.truth)).any():
+            return {"calibration": None}
+        return {"calibration": calibration(artifact, self.posterior, self.x_hat, self.holdout)}
+
+    @property
+    def codec(self) -> Codec:
+        """What the columns are."""
+        return self.holdout.rows.codec or Codec.of_numbers(self.x_hat.shape[1])
 
 
 def choose_rows(
@@ -102,14 +125,16 @@ def choose_rows(
     Raises:
         DataError: Columns are missing.
     """
-    trained: DataConfig = parse(DataConfig, artifact.dataset.get("hidden"), "config.json: dataset.hidden")
+    # Of a model that was trained with nothing hidden, the masks are those of the default settings.
+    hidden = artifact.dataset.get("hidden", {"dataset": artifact.dataset["name"]})
+    trained: DataConfig = parse(DataConfig, hidden, "config.json: dataset.hidden")
     are_own = table.sha256 == artifact.dataset["sha256"]
     rows = split_rows(table, trained)[2] if are_own else np.arange(table.n_rows)
     over = {"mechanism": mechanism, "seed": seed}
     config = trained.model_copy(update={key: value for key, value in over.items() if value is not None})
     # What a file hides of its own test rows is known here: these cells are hidden by a mechanism like all others.
     matched = replace(table, values=artifact.match(table), columns=artifact.columns, given=None)
-    return TestRows(matched, rows, are_own, config, artifact.scaler)
+    return TestRows(matched, rows, are_own, config, artifact.scaler, artifact.model.codec)
 
 
 def over_rates(
@@ -123,8 +148,8 @@ def over_rates(
         holdouts = [rows.holdout(rate, mode) for rate in together]
         posterior = artifact.posterior(as_tensor(np.concatenate([holdout.rows.x for holdout in holdouts])))
         x_hat = np.split(artifact.decode(posterior).cpu().numpy(), len(together))
-        latents = np.split(posterior.mean.cpu().numpy(), len(together))
-        for result in zip(together, holdouts, x_hat, latents, strict=True):
+        posteriors = posterior.split(rows.rows.size)
+        for result in zip(together, holdouts, x_hat, posteriors, strict=True):
             yield RateResult(*result)
 
 
@@ -134,7 +159,7 @@ def _fixed(table: Table, config: DataConfig, missing_rate: float) -> BoolArray:
     Raises:
         ConfigError: The mechanism looks at the values, which differ from row to row.
     """
-    if config.mechanism.kind in ("mar", "mnar"):
+    if config.mechanism.kind in ("mar", "mnar", "pattern"):
         raise ConfigError(f"--mask fixed hides the same columns of every row: {config.mechanism.kind} cannot.")
     one_row = np.zeros((1, table.n_features))
     rng = np.random.default_rng(config.seed)

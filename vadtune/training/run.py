@@ -13,12 +13,12 @@ from jaxtyping import Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from vadtune.data.metrics import rmse
+from vadtune.data.codec import Codec
 from vadtune.data.splits import Holdout, Rows
 from vadtune.data.tables import FloatArray
 from vadtune.errors import Diverged
 from vadtune.models.base import Model
-from vadtune.models.objective import Batch, Posterior
+from vadtune.models.objective import Posterior
 from vadtune.settings import parse
 from vadtune.training.config import TrialConfig
 from vadtune.training.inference import infer, infer_further
@@ -42,8 +42,8 @@ class TrialRun:
 
     def __init__(self, config: TrialConfig, train: Rows, validation: Holdout, device: str = "cpu") -> None:
         self.config = config
-        self.trainer = Trainer(config, as_tensor(train.x), torch.device(device))
-        self.validation = Batch.of(as_tensor(validation.rows.x)).to(torch.device(device))
+        self.trainer = Trainer(config, as_tensor(train.x), torch.device(device), train.codec)
+        self.validation = self.trainer.model.batch(as_tensor(validation.rows.x)).to(torch.device(device))
         self.truth = validation.truth
         self.warm: Posterior | None = None  # of the validation rows, from report to report
         self.loss = math.nan  # of the last epoch
@@ -62,7 +62,7 @@ class TrialRun:
         """Train up to an epoch and score it.
 
         Returns:
-            The imputation RMSE over hidden validation cells, in scaled units, by a warm inference.
+            The objective over hidden validation cells (`Codec.score`), by a warm inference.
 
         Raises:
             Diverged: The loss or the score is no longer finite.
@@ -83,7 +83,7 @@ class TrialRun:
         return score
 
     def finish(self) -> float:
-        """Score the best epoch by a cold, converged inference; the imputation RMSE as `advance` returns it."""
+        """Score the best epoch by a cold, converged inference; what `advance` returns."""
         began = time.perf_counter()
         model = self.best_model()
         score = self._score(infer(model, self.validation, self.config.infer).mean, model)
@@ -130,9 +130,10 @@ class TrialRun:
         return self.warm.mean
 
     def _score(self, mean: Float[Tensor, "N L"], model: Model | None = None) -> float:
+        model = (model or self.trainer.model).eval()
         with torch.no_grad():
-            x_hat = (model or self.trainer.model).eval().decoder(mean)
-        return rmse(x_hat.cpu().numpy(), self.truth)
+            x_hat = model.estimate(mean)
+        return model.codec.score(x_hat.cpu().numpy(), self.truth)
 
     def _tensors(self) -> Tensors:
         trainer = self.trainer
@@ -160,12 +161,12 @@ class TrialRun:
         self.warm = Posterior(warm["mean"], warm.get("log_var")) if warm else None
 
 
-def load_best_model(folder: Path, n_features: int) -> tuple[TrialConfig, Model]:
+def load_best_model(folder: Path, codec: Codec) -> tuple[TrialConfig, Model]:
     """The settings of a saved trial and its model at the best epoch, without its training state."""
     state = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     # Settings may have changed since: that is told as all wrong settings are.
     config: TrialConfig = parse(TrialConfig, state["config"], str(folder / "run.json"))
-    model = config.model.build(n_features)
+    model = config.model.build(codec)
     model.load_state_dict(_under("best.", load_file(folder / "run.safetensors")))
     return config, model.eval()
 

@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vadtune.data.codec import Codec
 from vadtune.errors import Diverged
 from vadtune.models.base import Model, TrainingPosteriors
-from vadtune.models.objective import Batch
 from vadtune.models.vad import column_means
 from vadtune.training.config import TrialConfig
 from vadtune.training.optimizers import SGD, AdamW, Optimizer
@@ -26,16 +26,19 @@ class Trainer:
         config: The trial; its seed decides weights, order of rows and noise.
         x: Training rows of shape `(N, D)`, scaled, NaN wherever the model must not see.
         device: Where to train.
+        codec: What the columns are; None: all are numbers.
     """
 
-    def __init__(self, config: TrialConfig, x: Float[Tensor, "N D"], device: torch.device) -> None:
+    def __init__(
+        self, config: TrialConfig, x: Float[Tensor, "N D"], device: torch.device, codec: Codec | None = None
+    ) -> None:
         self.settings = config.train
         self.rng = torch.Generator(device).manual_seed(config.seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            self.model: Model = config.model.build(x.shape[1])
-        self.batch = Batch.of(x).to(device)
-        self.model.decoder.start_at(column_means(self.batch))
+            self.model: Model = config.model.build(codec or x.shape[1])
+        self.batch = self.model.batch(x).to(device)
+        self.model.start_at(column_means(self.batch))
         self.model.to(device)
         self.posteriors: TrainingPosteriors = self.model.training_posteriors(self.batch, self.rng).to(device)
         self.optimizer = OPTIMIZERS[self.settings.optimizer](self.model.parameters(), self.settings.weight_decay)

@@ -77,6 +77,7 @@ class RunningBaselines:
         self._limit_s = time_limit_s
         self._folder = tempfile.TemporaryDirectory(prefix="vadtune-baselines-")
         self._refusals = _refusals(names, splits.test.rows.x.shape[1])
+        self._codec = splits.codec
         _write_seen(self._path / INPUT, splits)
         self._start = time.monotonic()
         self._processes = {name: self._spawn(name) for name in names if name not in self._refusals}
@@ -130,7 +131,7 @@ class RunningBaselines:
             status = -signal.SIGALRM
         if status == 0:
             with np.load(self._path / f"{name}.npz") as arrays:
-                return BaselineResult(arrays["x_hat"], float(arrays["seconds"]))
+                return BaselineResult(self._codec.decode(arrays["x_hat"]), float(arrays["seconds"]))
         if status == -signal.SIGALRM:
             return BaselineResult(None, self._limit_s, f"did not finish in {self._limit_s:g} s")
         return BaselineResult(None, min(time.monotonic() - self._start, self._limit_s), self._reason(name, status))
@@ -152,10 +153,12 @@ def _refusals(names: tuple[str, ...], n_columns: int) -> dict[str, str]:
 
 
 def _write_seen(path: Path, splits: Splits) -> None:
+    """What baselines see: one-hot columns for categories, of whose estimates the largest is their answer."""
+    encode = splits.codec.encode
     np.savez(
         path,
-        train=splits.train.rows.x,
-        validation=splits.validation.rows.x,
-        validation_truth=splits.validation.truth,
-        test=splits.test.rows.x,
+        train=encode(splits.train.rows.x),
+        validation=encode(splits.validation.rows.x),
+        validation_truth=encode(splits.validation.truth),
+        test=encode(splits.test.rows.x),
     )

@@ -20,6 +20,7 @@ from typing import Any
 
 import psutil
 
+import vadtune
 from vadtune.errors import ConfigError, VadtuneError
 
 # Ray reads all of these from the environment of the driver; its workers inherit them.
@@ -37,6 +38,8 @@ ENVIRONMENT = {
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # the study holds the reason
     "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "1000000",
 }
+# What nodes of a running cluster get of the driver's environment. It lies open in Ray's store: no credentials.
+SHIPPED = ("AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "OMP_WAIT_POLICY")
 _TEMP_PREFIX = "vadtune-ray-"
 Address = tuple[str, int]
 
@@ -152,6 +155,14 @@ class Cluster:
         except (ConnectionError, ValueError, RuntimeError) as error:
             what = f"--address {self.address}: {str(error).strip().splitlines()[0]}"
             raise ConfigError(f"{what} Give the HOST:PORT that `ray start` printed.") from None
+
+
+def shipment(*, with_code: bool) -> dict[str, Any]:
+    """Ray's `runtime_env` of a search on a running cluster: environment, and this vadtune if nodes are to run it."""
+    of_ours = {name: value for name, value in ENVIRONMENT.items() if name.startswith(("RAY_AIR", "RAY_CHDIR", "TUNE_"))}
+    environment = of_ours | {name: os.environ[name] for name in SHIPPED if name in os.environ}
+    modules = {"py_modules": [str(Path(vadtune.__file__).parent)]} if with_code else {}
+    return {"env_vars": environment} | modules
 
 
 class Watchdog:

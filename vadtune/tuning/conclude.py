@@ -9,8 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vadtune.data.masks import Block, Mar, Mcar, Mnar
-from vadtune.data.metrics import rmse, rmse_minmax
+from vadtune.data.masks import Block, Mar, Mcar, Mnar, Pattern
 from vadtune.data.problem import Problem
 from vadtune.data.splits import Holdout, Splits
 from vadtune.data.tables import FloatArray
@@ -19,6 +18,7 @@ from vadtune.models.base import Model
 from vadtune.models.objective import Posterior
 from vadtune.settings import Nested
 from vadtune.training.artifact import Artifact, save_artifact
+from vadtune.training.calibration import calibration
 from vadtune.training.config import TrialConfig
 from vadtune.training.evaluation import (
     RATES,
@@ -33,6 +33,7 @@ from vadtune.training.evaluation import (
     reconstruct_each,
     score,
 )
+from vadtune.training.fitting import fit_on_all
 from vadtune.training.run import as_tensor, load_best_model
 from vadtune.tuning.baselines import BaselineResult
 from vadtune.tuning.storage import Storage
@@ -44,23 +45,33 @@ N_PICTURES = 10
 GALLERY_RATES = (0.3, 0.5, 0.8)
 
 
+def validation_name(unit: str) -> str:
+    """What the objective on validation cells is called: the mean error of a table with codes is no RMSE."""
+    return "validation_error" if unit == "mixed" else "validation_rmse"
+
+
 @dataclass(frozen=True, eq=False)
 class Tested:
-    """A model and what it made of the test rows: posteriors, reconstruction `(N, D)` in scaled units, scores."""
+    """A model and what it made of the test rows: posteriors, reconstruction `(N, D)` in scaled units, scores.
+
+    `calibration` is whether it is as sure as it should be: see `training.calibration`.
+    """
 
     artifact: Artifact
     posterior: Posterior
     x_hat: FloatArray
     scores: Scores
+    calibration: Nested
 
 
 @dataclass(frozen=True, eq=False)
 class Winner:
-    """An exported trial."""
+    """An exported trial; `is_refitted` where the exported model has seen all rows, and `tested` is one that has not."""
 
     trial: BestTrial
     tested: Tested
     folder: Path
+    is_refitted: bool = False
 
 
 def export_trial(trial: BestTrial, storage: Storage, problem: Problem, folder: Path) -> Winner:
@@ -74,13 +85,13 @@ def export_trial(trial: BestTrial, storage: Storage, problem: Problem, folder: P
             f"trial {trial.number} has no checkpoint any more. Train it: vadtune.train --from RUN:{trial.number}"
         )
     with storage.fetched(trial.checkpoint) as checkpoint:
-        config, model = load_best_model(checkpoint, problem.table.n_features)
+        config, model = load_best_model(checkpoint, problem.splits.codec)
     return export_model(config, model, trial, problem, folder)
 
 
 def export_model(config: TrialConfig, model: Model, trial: BestTrial, problem: Problem, folder: Path) -> Winner:
     """Score a model on the test rows and write its artifact."""
-    metrics = {"validation_rmse": trial.value, "trial": trial.number, "epoch": trial.epoch}
+    metrics = {validation_name(problem.table.unit): trial.value, "trial": trial.number, "epoch": trial.epoch}
     tested = scored(config, model, problem, metrics)
     return Winner(trial, tested, save_artifact(tested.artifact, folder))
 
@@ -92,8 +103,36 @@ def scored(config: TrialConfig, model: Model, problem: Problem, metrics: Nested)
     posterior = artifact.posterior(as_tensor(splits.test.rows.x))
     x_hat = artifact.decode(posterior).cpu().numpy()
     scores = score(x_hat, splits.test, splits.column_range)
-    tested = {f"test_{name}": value for name, value in asdict(scores).items()}
-    return Tested(replace(artifact, metrics=metrics | tested), posterior, x_hat, scores)
+    found = calibration(artifact, posterior, x_hat, splits.test)
+    tested = {f"test_{name}": value for name, value in asdict(scores).items()} | {"test_calibration": found}
+    return Tested(replace(artifact, metrics=metrics | tested), posterior, x_hat, scores, found)
+
+
+def refit(winner: Winner, problem: Problem, device: str) -> Winner:
+    """Train a winner's settings again on every observed cell of every row, as long as it took to its best epoch.
+
+    The scores beside it stay those of the winner itself, which has not seen what it was scored on: nothing is left to
+    score the new one.
+
+    Raises:
+        NoUsableTrial: The training diverged.
+    """
+    tested = winner.tested
+    artifact = fit_on_all(tested.artifact.config, problem.table, device, winner.trial.epoch or None)
+    about = tested.artifact.dataset | {"refitted": True}
+    again = replace(artifact, dataset=about, metrics=tested.artifact.metrics | {"refitted": True})
+    save_artifact(again, winner.folder)
+    return replace(winner, is_refitted=True)
+
+
+def is_to_be_refitted(problem: Problem, *, asked: bool | None) -> bool:
+    """Whether the winner is: if asked for, or else where the table has holes of its own, which are to be filled.
+
+    Never where a file brings its own split: its test rows are to stay unseen.
+    """
+    if problem.table.given is not None:
+        return False
+    return bool(np.isnan(problem.table.values).any()) if asked is None else asked
 
 
 def score_baselines(results: Mapping[str, BaselineResult], splits: Splits) -> Nested:
@@ -103,13 +142,21 @@ def score_baselines(results: Mapping[str, BaselineResult], splits: Splits) -> Ne
         if result.x_hat is None:
             scores[name] = {"failure": result.failure, "seconds": result.seconds}
             continue
-        truth = splits.test.truth
+        found = score(result.x_hat, splits.test, splits.column_range)
         scores[name] = {
-            "test_rmse": rmse(result.x_hat, truth),
-            "test_rmse_minmax": rmse_minmax(result.x_hat, truth, splits.column_range),
+            "test_rmse": found.rmse,
+            "test_rmse_minmax": found.rmse_minmax,
+            **mixed_scores(found),
             "seconds": result.seconds,
         }
     return scores
+
+
+def mixed_scores(scores: Scores) -> Nested:
+    """The scores that only a table with codes has."""
+    if scores.error is None:
+        return {}
+    return {"test_error": scores.error, "test_nrmse": scores.nrmse, "test_error_rate": scores.error_rate}
 
 
 def summarise_winner(winner: Winner) -> Nested:
@@ -118,12 +165,15 @@ def summarise_winner(winner: Winner) -> Nested:
     return {
         "trial": winner.trial.number,
         "params": winner.trial.params,
-        "validation_rmse": winner.trial.value,
+        validation_name(winner.tested.artifact.dataset["unit"]): winner.trial.value,
         "test_rmse": scores.rmse,
         "test_rmse_minmax": scores.rmse_minmax,
         "test_mae": scores.mae,
         "observed_rmse": scores.observed_rmse,
         "all_rmse": scores.all_rmse,
+        **mixed_scores(scores),
+        "calibration": winner.tested.calibration,
+        "refitted": winner.is_refitted,
         "is_complete": winner.trial.is_complete,
         "epoch": winner.trial.epoch,
         "artifact": str(winner.folder),
@@ -136,8 +186,9 @@ def evaluation_arrays(tested: Tested, problem: Problem) -> Arrays:
     artifact, test = tested.artifact, splits.test
     known = complete(test)[:MAX_CURVE_ROWS]
     labels = None if table.labels is None else table.labels[splits.indices[2]]
+    numbers = splits.codec.numbers
     parts = [
-        partial(latents_2d, tested.posterior, tested.x_hat, test.truth, labels),
+        partial(latents_2d, tested.posterior, tested.x_hat[:, numbers], test.truth[:, numbers], labels),
         partial(_curves, artifact, problem),
     ]
     if table.image_shape:
@@ -172,16 +223,18 @@ def _curves(artifact: Artifact, problem: Problem) -> Arrays:
     over_rates = [hide(known, config.mechanism, rate, config.seed, artifact.image_shape) for rate in RATES]
     over_mechanisms = dict(_hidden_by_each(known, problem))
     x_hats = reconstruct_each(artifact, [*over_rates, *over_mechanisms.values()])
+    codec = problem.splits.codec
     errors = [
-        rmse(x_hat, holdout.truth)
+        codec.score(x_hat, holdout.truth)
         for x_hat, holdout in zip(x_hats, [*over_rates, *over_mechanisms.values()], strict=True)
     ]
-    n_known = np.maximum((~np.isnan(train)).sum(0), 1)
-    mean = np.broadcast_to(np.nansum(train, 0) / n_known, known.shape)
+    encoded = codec.encode(train)
+    n_known = np.maximum((~np.isnan(encoded)).sum(0), 1)
+    mean = np.broadcast_to(codec.decode(np.nansum(encoded, 0, keepdims=True) / n_known), known.shape)
     return {
         "rate_grid": np.array(RATES),
         "rate_rmse": np.array(errors[: len(RATES)]),
-        "rate_baseline_mean": np.array([rmse(mean, holdout.truth) for holdout in over_rates]),
+        "rate_baseline_mean": np.array([codec.score(mean, holdout.truth) for holdout in over_rates]),
         "mechanism_names": np.array(list(over_mechanisms)),
         "mechanism_rmse": np.array(errors[len(RATES) :]),
     }
@@ -190,7 +243,7 @@ def _curves(artifact: Artifact, problem: Problem) -> Arrays:
 def _hidden_by_each(known: FloatArray, problem: Problem) -> Iterator[tuple[str, Holdout]]:
     config = problem.config
     rate = config.test_missing_rate if config.test_missing_rate is not None else config.missing_rate
-    for mechanism in (Mcar(), Mar(), Mnar(), Block()):
+    for mechanism in (Mcar(), Mar(), Mnar(), Block(), Pattern()):
         try:
             yield mechanism.kind, hide(known, mechanism, rate, config.seed, problem.table.image_shape)
         except ConfigError:

@@ -10,6 +10,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from vadtune.settings import Nested
+from vadtune.tuning.crew import Crew
 from vadtune.tuning.progress import RungCount
 from vadtune.tuning.samplers import draw_seed
 from vadtune.tuning.schedulers import OBJECTIVE, TIME
@@ -63,10 +64,10 @@ class LiveTrial:
 
 
 class Ledger:
-    """The study, and what of it is alive; the driver alone writes here.
+    """The study, and what this driver runs of it.
 
     Args:
-        study: With its sampler.
+        crew: The study, with its sampler, and who else drives it.
         space: What the study draws from.
         checkpoints: Where checkpoints are; those that nobody needs any more are deleted.
         seed: The search's seed: a trial's own follows from it and the trial's number.
@@ -77,7 +78,7 @@ class Ledger:
 
     def __init__(
         self,
-        study: optuna.Study,
+        crew: Crew,
         space: Space,
         checkpoints: Checkpoints,
         *,
@@ -86,12 +87,23 @@ class Ledger:
         n_trials: int | None = None,
         keep_top: int = 1,
     ) -> None:
-        self.study, self.space, self.checkpoints = study, space, checkpoints
+        self.crew, self.study, self.space, self.checkpoints = crew, crew.study, space, checkpoints
         self.seed, self.rungs, self.n_trials, self.keep_top = seed, rungs, n_trials, keep_top
         self.live: dict[str, LiveTrial] = {}
-        trials = study.get_trials(deepcopy=False)
+        # Ended trials that the scheduler was told of, and those of other drivers that it was not.
+        self.told: set[int] = set()
+        self.news: dict[str, dict[int, float]] = {}
+        self.read()
+
+    def read(self) -> None:
+        """Read what other drivers, or other sessions, did."""
+        trials = self.study.get_trials(deepcopy=False)
         self.waiting = {trial.number for trial in trials if trial.state == TrialState.WAITING}
         self.ended = Counter(trial.state for trial in trials if trial.state.is_finished())
+        self.n_elsewhere = len(self.crew.others())
+        ended = [trial for trial in trials if trial.state.is_finished() and trial.number not in self.told]
+        self.told |= {trial.number for trial in ended}
+        self.news |= {f"trial {trial.number}": dict(trial.intermediate_values) for trial in ended}
         self.top = sorted(kept for trial in trials if (kept := _kept(trial, TrialState.COMPLETE)) is not None)
         self.runners_up = sorted(kept for trial in trials if (kept := _kept(trial, TrialState.PRUNED)) is not None)
         self.reached = Counter(epoch for trial in trials for epoch in trial.intermediate_values)
@@ -115,20 +127,29 @@ class Ledger:
         """Whether no further trial may begin."""
         if self.n_trials is None:
             return self.ended[TrialState.FAIL] >= HOPELESS and self.ended.total() == self.ended[TrialState.FAIL]
-        return self.n_trials is not None and self.ended.total() + len(self.live) >= self.n_trials
+        return self.ended.total() + len(self.live) + self.n_elsewhere >= self.n_trials
 
     def histories(self) -> dict[str, dict[int, float]]:
-        """What ended trials reported, epoch -> imputation_rmse."""
-        trials = self.study.get_trials(deepcopy=False)
-        return {f"trial {t.number}": dict(t.intermediate_values) for t in trials if t.state.is_finished()}
+        """What trials that ended elsewhere, or in earlier sessions, reported, epoch -> imputation_rmse; each once."""
+        news, self.news = self.news, {}
+        return news
 
     def forget(self, ray_id: str) -> None:
-        """Drop a trial that is to wait: it stays RUNNING, to be requeued (see `study.requeue_running`)."""
+        """Drop a trial that is to wait: it stays RUNNING, to be put back at the end (see `crew`)."""
         self.live.pop(ray_id)
 
-    def ask(self, ray_id: str) -> Task:
-        """Propose a trial: an interrupted or enqueued one, else one that the sampler draws."""
-        trial = self.study.ask()
+    def ask(self, ray_id: str) -> Task | None:
+        """Propose a trial: an interrupted or enqueued one, else one that the sampler draws; None if others took it."""
+        with self.crew.lock():
+            if self.crew.is_shared:
+                self.read()
+            if self.is_exhausted():
+                return None
+            trial = self.study.ask()
+            self.crew.sign(trial)
+        return self._begin(trial, ray_id)
+
+    def _begin(self, trial: optuna.Trial, ray_id: str) -> Task:
         before = self.study._storage.get_trial(trial._trial_id)
         params = self.space.suggest(trial)
         trial.set_user_attr("ray_trial_id", ray_id)
@@ -190,6 +211,7 @@ class Ledger:
                 live.trial.set_user_attr(key, value)
         self.study.tell(live.trial, ending.value, state=ending.state, skip_if_finished=True)
         self.ended[ending.state] += 1
+        self.told.add(live.trial.number)
         self.stopped_by[ending.stopped_by] += 1
         if live.checkpoint is not None and not kept:
             self.checkpoints.delete(live.checkpoint)

@@ -25,7 +25,7 @@ def locked(folder: Path) -> Iterator[None]:
         ConfigError: Another search owns it; names its host and process.
     """
     path = folder / LOCK
-    if _owner(path) == _me():
+    if _owner(path) == me():
         yield
         return
     _acquire(path)
@@ -39,10 +39,10 @@ def _acquire(path: Path) -> None:
     for _ in range(10):
         try:
             with path.open("x", encoding="utf-8") as file:
-                json.dump(_me(), file)
+                json.dump(me(), file)
         except FileExistsError:
             owner = _owner(path)
-            if owner is not None and _lives(owner):
+            if owner is not None and not is_gone(owner):
                 raise ConfigError(_refusal(path, owner)) from None
             _set_aside(path)
         else:
@@ -50,7 +50,8 @@ def _acquire(path: Path) -> None:
     raise ConfigError(f"{path}: cannot be taken over: remove it if no search runs on this folder.")
 
 
-def _me() -> dict[str, Any]:
+def me() -> dict[str, Any]:
+    """This process, as others can recognise it."""
     process = psutil.Process()
     return {"host": socket.gethostname(), "pid": process.pid, "started": process.create_time()}
 
@@ -64,15 +65,16 @@ def _owner(path: Path) -> dict[str, Any] | None:
     return owner if isinstance(owner, dict) else None
 
 
-def _lives(owner: dict[str, Any]) -> bool:
+def is_gone(owner: dict[str, Any]) -> bool:
+    """Whether a process of this host has ended; of another host nobody can tell."""
     if owner.get("host") != socket.gethostname():
-        return True  # nobody can tell from here
+        return False
     try:
         # A process number comes back after a while: the time of its start tells whose it is.
         started = float(psutil.Process(int(owner["pid"])).create_time())
-        return abs(started - float(owner["started"])) < 2.0
+        return abs(started - float(owner["started"])) >= 2.0
     except (psutil.Error, KeyError, TypeError, ValueError):
-        return False
+        return True
 
 
 def _set_aside(path: Path) -> None:

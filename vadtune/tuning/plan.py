@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from vadtune.tuning.database import Database
 from vadtune.tuning.samplers import Sampler
 from vadtune.tuning.schedulers import Scheduler
 from vadtune.tuning.space import Space
@@ -27,6 +28,7 @@ class Plan:
         seed: One at a time, searches of equal seeds are equal to the digit.
         device: `cpu`, or `cuda`: which GPU is Ray's choice.
         keep_top: Of how many of the best complete trials to keep the checkpoint.
+        database: Where the study is, if several drivers share it; its file in the run folder is a copy then.
         trackers: Who else is told what happens.
     """
 
@@ -44,6 +46,7 @@ class Plan:
     seed: int = 0
     device: str = "cpu"
     keep_top: int = 1
+    database: Database | None = None
     trackers: tuple[Tracker, ...] = ()
 
     @property
@@ -66,9 +69,11 @@ class Outcome:
         trials: Trials by state: complete, pruned, failed, running (none), waiting.
         seconds: Of this session.
         seconds_by_phase: Its parts: `start` (until Ray is there), `search`, `stop`.
+        copy_problem: Why the record of the run could not be copied to its storage at last; None if it was.
     """
 
     end: End
     trials: dict[str, int]
     seconds: float
     seconds_by_phase: dict[str, float] = field(default_factory=dict)
+    copy_problem: str | None = None

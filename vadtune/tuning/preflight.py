@@ -1,12 +1,17 @@
 """What can be known before the first trial starts: names, disk, resources, storage."""
 
 import os
+import platform
 import re
+import secrets
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from vadtune import __version__
 from vadtune.errors import ConfigError
-from vadtune.tuning.storage import Storage
+from vadtune.tuning.autoscaling import WorkerType
+from vadtune.tuning.storage import RAY_FOLDER, Storage
 
 MAX_NAME = 100
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
@@ -52,27 +57,42 @@ def check_local_cpus(cpus_per_trial: float) -> None:
         raise ConfigError(f"--cpus-per-trial {cpus_per_trial:g}: this machine has {n_cpus} CPUs. Ask for fewer.")
 
 
-def check_resources(nodes: list[dict[str, Any]], cpus_per_trial: float, gpus_per_trial: float) -> None:
-    """Whether one trial fits on some node.
+def check_resources(
+    nodes: list[dict[str, Any]],
+    cpus_per_trial: float,
+    gpus_per_trial: float,
+    launchable: tuple[WorkerType, ...] | None = None,
+) -> None:
+    """Whether one trial fits on some node, or on one that the autoscaler can start.
 
     Args:
         nodes: What `ray.nodes()` says.
         cpus_per_trial: CPUs, or a share of one.
         gpus_per_trial: GPUs, or a share of one.
+        launchable: See `autoscaling.worker_types`.
 
     Raises:
-        ConfigError: No node is large enough.
+        ConfigError: No node is large enough, and none will be.
     """
     resources = [node["Resources"] for node in nodes if node["Alive"]]
+    if any(n_fitting(resource, cpus_per_trial, gpus_per_trial) for resource in resources):
+        return
+    if launchable is not None:
+        resources += [kind.resources for kind in launchable]
+        # What only the cloud knows shows when a worker comes.
+        if not all(kind.resources for kind in launchable) or not launchable:
+            return
+        if any(n_fitting(kind.resources, cpus_per_trial, gpus_per_trial) for kind in launchable):
+            return
+    which = "node" if launchable is None else "node or worker type"
     wanted = {"CPU": cpus_per_trial, "GPU": gpus_per_trial}
     for kind, flag in (("CPU", "--cpus-per-trial"), ("GPU", "--gpus-per-trial")):
         most = max((float(resource.get(kind, 0.0)) for resource in resources), default=0.0)
         if wanted[kind] > most:
-            raise ConfigError(f"{flag} {wanted[kind]:g}: the largest node has {most:g} {kind}s. Ask for fewer.")
-    if not any(n_fitting(resource, cpus_per_trial, gpus_per_trial) for resource in resources):
-        raise ConfigError(
-            f"--cpus-per-trial {cpus_per_trial:g} --gpus-per-trial {gpus_per_trial:g}: no node has both. Ask for fewer."
-        )
+            raise ConfigError(f"{flag} {wanted[kind]:g}: the largest {which} has {most:g} {kind}s. Ask for fewer.")
+    raise ConfigError(
+        f"--cpus-per-trial {cpus_per_trial:g} --gpus-per-trial {gpus_per_trial:g}: no {which} has both. Ask for fewer."
+    )
 
 
 def n_fitting(resources: dict[str, float], cpus_per_trial: float, gpus_per_trial: float) -> int:
@@ -82,37 +102,83 @@ def n_fitting(resources: dict[str, float], cpus_per_trial: float, gpus_per_trial
     return min(int(resources.get(kind, 0.0) / share + 1e-9) for kind, share in shares.items() if share > 0)
 
 
-def check_shared(storage: Storage, nodes: list[dict[str, Any]]) -> None:
-    """Whether every node sees the storage.
+def check_nodes(storage: Storage, nodes: list[dict[str, Any]]) -> None:
+    """Whether every node has the versions of this one, and reads and writes the storage.
 
     Raises:
-        ConfigError: Some node does not see a file that was written here.
+        ConfigError: Some node does not; names it.
     """
     alive = [node for node in nodes if node["Alive"]]
-    if len(alive) < 2 or not storage.is_local:
+    if len(alive) < 2:
         return
-    probe = Path(storage.address) / "ray" / f".probe{os.getpid()}"
-    probe.write_bytes(b"probe")
+    probe = f"{RAY_FOLDER}/.probe-{secrets.token_hex(4)}"
+    storage.write(probe, b"probe")
     try:
-        blind = nodes_without(str(probe), alive)
+        answers = ask_nodes(storage, probe, alive)
     finally:
-        probe.unlink()
-    if blind:
-        raise ConfigError(
-            f"{storage.address}: not seen by {', '.join(blind)}. "
-            "Give --storage a folder that all nodes share, or s3://BUCKET/PREFIX."
-        )
+        storage.remove(probe)
+    judge(answers, node_versions())
 
 
-def nodes_without(path: str, nodes: list[dict[str, Any]]) -> list[str]:
-    """The addresses of the nodes that do not see a path."""
+Answers = dict[str, tuple[dict[str, str], str]]
+
+
+def judge(answers: Answers, here: dict[str, str]) -> None:
+    """Refuse nodes of other versions, and those that cannot use the storage.
+
+    Raises:
+        ConfigError: Names the first such node.
+    """
+    for node, (there, problem) in answers.items():
+        different = [
+            f"{name} {there.get(name)} instead of {here[name]}" for name in here if there.get(name) != here[name]
+        ]
+        if there and different:
+            raise ConfigError(f"{node} has {', '.join(different)}: install the same versions on all nodes.")
+        if problem:
+            raise ConfigError(problem)
+
+
+def ask_nodes(storage: Storage, probe: str, nodes: list[dict[str, Any]]) -> Answers:
+    """What `inspect_node` says on each node, by its address."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    exists = ray.remote(num_cpus=0)(os.path.exists)
-    seen = [
-        exists.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(path)
+    inspect = ray.remote(num_cpus=0, max_retries=0)(inspect_node)
+    asked = {
+        node["NodeManagerAddress"]: inspect.options(
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        ).remote(node["NodeManagerAddress"], storage, probe)
         for node in nodes
-    ]
-    answers: list[bool] = ray.get(seen, timeout=60)
-    return [node["NodeManagerAddress"] for node, sees in zip(nodes, answers, strict=True) if not sees]
+    }
+    answers: Answers = {}
+    for name, answer in asked.items():
+        try:
+            answers[name] = ray.get(answer, timeout=60)
+        except ray.exceptions.RayError as error:
+            said = str(error).strip().splitlines()[-1]
+            hint = "Install vadtune on all nodes, or send this one's with --ship-code."
+            answers[name] = ({}, f"{name} runs nothing of vadtune ({said}). {hint}")
+    return answers
+
+
+def inspect_node(name: str, storage: Storage, probe: str) -> tuple[dict[str, str], str]:
+    """The versions of a node, and what is wrong with the storage as seen from there."""
+    hint = "Give --storage a folder that all nodes share, or s3://BUCKET/PREFIX."
+    mine = f"{probe}-{secrets.token_hex(4)}"
+    problem = ""
+    try:
+        if storage.read(probe) is None:
+            problem = f"{storage.address}: not seen by {name}. {hint}"
+        else:
+            storage.write(mine, b"probe")
+            storage.remove(mine)
+    except OSError as error:
+        problem = f"{storage.address}: cannot be used from {name} ({error}). {hint}"
+    return node_versions(), problem
+
+
+def node_versions() -> dict[str, str]:
+    """Versions of all that a trial's result or its checkpoint depends on, without importing it."""
+    packages = {package: metadata.version(package) for package in ("numpy", "ray", "torch")}
+    return {"vadtune": __version__, "python": platform.python_version()} | packages

@@ -36,6 +36,7 @@ class Snapshot:
         eta_s: Seconds until the end, as far as can be told.
         n_nodes: Nodes of the cluster.
         cpus_used, cpus: CPUs that trials hold, and all there are.
+        gpus_used, gpus: The same of GPUs.
         rungs: The epochs at which trials are compared, in their order.
         notes: What a person should know, one line each, in the order it happened.
     """
@@ -55,6 +56,8 @@ class Snapshot:
     n_nodes: int
     cpus_used: float
     cpus: float
+    gpus_used: float = 0.0
+    gpus: float = 0.0
     rungs: tuple[RungCount, ...] = ()
     notes: tuple[str, ...] = ()
 

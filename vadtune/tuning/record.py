@@ -4,12 +4,15 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
+
 from vadtune.data.problem import Problem
 from vadtune.errors import ConfigError
 from vadtune.settings import Nested, read_json
 from vadtune.training.environment import hardware, versions
 from vadtune.tuning.baselines import BaselineResult
 from vadtune.tuning.conclude import Winner, score_baselines, summarise_winner, write_json
+from vadtune.tuning.database import Database, agreed_settings
 from vadtune.tuning.past_run import FORMAT_VERSION
 from vadtune.tuning.runner import Outcome, Plan
 from vadtune.tuning.space import Space
@@ -25,7 +28,7 @@ def describe_run(command: str, plan: Plan, problem: Problem) -> Nested:
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": versions(),
         "dataset": {
-            **{key: about[key] for key in ("name", "source", "sha256", "n_rows", "n_features", "unit")},
+            **{key: about[key] for key in ("name", "source", "sha256", "n_rows", "n_features", "n_unknown", "unit")},
             "image_shape": table.image_shape,
             "columns": [{"name": column.name, "kind": column.kind} for column in table.columns],
         },
@@ -45,30 +48,34 @@ def describe_run(command: str, plan: Plan, problem: Problem) -> Nested:
             "rungs": list(plan.rungs),
             # In the run folder if null: a run that was moved is still found.
             "storage": None if plan.storage.address == str(plan.folder) else plan.storage.address,
+            "storage_url": plan.database.url if plan.database else None,
         },
         "hardware": hardware(),
     }
 
 
-def begin(folder: Path, settings: Nested, *, resume: bool) -> None:
-    """Write what the run is, or check that the run to resume is the same search.
+def begin(folder: Path, settings: Nested, *, resume: bool, database: Database | None = None) -> None:
+    """Write what the run is, or check that the run to resume, or the study to share, is the same search.
 
     Raises:
-        ConfigError: The run differs; every difference is shown.
+        ConfigError: It differs; every difference is shown.
     """
-    if resume:
-        old = read_json(folder / "settings.json")
-        if old.get("format_version") != FORMAT_VERSION:
-            raise ConfigError(
-                f"{folder}: a run of format {old.get('format_version')!r}; this vadtune goes on with {FORMAT_VERSION}."
-            )
-        lines = Space.from_dict(old["space"]).difference(Space.from_dict(settings["space"]))
-        lines += _differences(old, settings)
-        if lines:
-            raise ConfigError(
-                "\n".join([f"--resume: {folder.name} was another search:", *lines, "Give it a new --name."])
-            )
+    if resume and (folder / "settings.json").exists():
+        _check_same(read_json(folder / "settings.json"), settings, f"--resume: {folder.name}")
+    if database is not None:
+        _check_same(agreed_settings(database, settings), settings, f"--storage-url: the study {folder.name}")
     write_json(folder / "settings.json", settings)
+
+
+def _check_same(old: Nested, new: Nested, what: str) -> None:
+    if old.get("format_version") != FORMAT_VERSION:
+        raise ConfigError(
+            f"{what} is of format {old.get('format_version')!r}; this vadtune goes on with {FORMAT_VERSION}."
+        )
+    lines = Space.from_dict(old["space"]).difference(Space.from_dict(new["space"]))
+    lines += _differences(old, new)
+    if lines:
+        raise ConfigError("\n".join([f"{what} was another search:", *lines, "Give it a new --name."]))
 
 
 def summarise(
@@ -92,6 +99,7 @@ def summarise(
         "trials": {state: outcome.trials[state] for state in ("complete", "pruned", "failed", "waiting")},
         "best": summarise_winner(winner),
         "baselines": score_baselines(results, problem.splits),
+        "scored_cells": int((~np.isnan(problem.splits.test.truth)).sum()),
         "seconds": round(seconds, 1),
         "seconds_by_phase": {phase: round(value, 2) for phase, value in outcome.seconds_by_phase.items()},
         "ended_by": outcome.end,
@@ -105,6 +113,7 @@ def _differences(old: Nested, new: Nested) -> list[str]:
     ]
     pairs += [(f"data.{key}", old["data"].get(key), value) for key, value in new["data"].items()]
     pairs += [
-        (f"search.{key}", old["search"].get(key), new["search"][key]) for key in ("max_epochs", "scheduler", "seed")
+        (f"search.{key}", old["search"].get(key), new["search"][key])
+        for key in ("max_epochs", "scheduler", "seed", "storage_url")
     ]
     return [f"{path}: {before} became {after}" for path, before, after in pairs if before != after]

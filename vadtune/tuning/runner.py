@@ -10,6 +10,7 @@ from typing import Any
 
 from vadtune.errors import VadtuneError
 from vadtune.tuning.cluster import Cluster, ClusterLost, Watchdog, interrupt_main_thread, landmarks, quiet_ray
+from vadtune.tuning.database import StudyLost, database_errors, first_line
 from vadtune.tuning.lock import locked
 from vadtune.tuning.plan import Outcome, Plan
 from vadtune.tuning.preflight import check_folder, check_local_cpus
@@ -42,11 +43,20 @@ def run_search(
     Raises:
         ConfigError: The folder is taken or cannot be written, or the resources or trackers are not there.
         ClusterLost: The cluster does not answer any more; the study is saved.
+        StudyLost: The study's database does not.
         KeyboardInterrupt: A second interrupt, while the first was being obeyed; the study is saved.
     """
     check_folder(plan.folder)
+    try:
+        return _run(Session(plan, progress or Silent()), data, runs, cluster)
+    except database_errors() as error:
+        problem = f"The database of the study does not answer: {first_line(error)}. Go on with --resume when it does."
+        raise StudyLost(problem) from None
+
+
+def _run(session: Session, data: Any, runs: RunFactory, cluster: Cluster | None) -> Outcome:
+    plan = session.plan
     with locked(plan.folder), quiet_ray():
-        session = Session(plan, progress or Silent())
         tracked = _trackers(session)
         with _signals(session), _running(cluster, plan) as ray_cluster:
             try:

@@ -10,6 +10,7 @@ from pydantic import Field
 from vadtune.settings import Settings
 from vadtune.tuning.leaves import Params
 from vadtune.tuning.space import Space
+from vadtune.tuning.window import Windowed
 
 
 class SamplerSettings(Settings):
@@ -35,7 +36,9 @@ class TPE(SamplerSettings):
 
     def build(self, seed: int, n_asked: int) -> optuna.samplers.BaseSampler:
         """The sampler; `n_asked` keeps a resumed search from drawing the same numbers again."""
-        return optuna.samplers.TPESampler(n_startup_trials=self.n_startup_trials, seed=draw_seed(seed, n_asked))
+        return Windowed(
+            optuna.samplers.TPESampler(n_startup_trials=self.n_startup_trials, seed=draw_seed(seed, n_asked))
+        )
 
 
 class GP(SamplerSettings):
@@ -46,8 +49,10 @@ class GP(SamplerSettings):
 
     def build(self, seed: int, n_asked: int) -> optuna.samplers.BaseSampler:
         """The sampler; `n_asked` keeps a resumed search from drawing the same numbers again."""
-        return optuna.samplers.GPSampler(
-            n_startup_trials=self.n_startup_trials, seed=draw_seed(seed, n_asked), warn_independent_sampling=False
+        return Windowed(
+            optuna.samplers.GPSampler(
+                n_startup_trials=self.n_startup_trials, seed=draw_seed(seed, n_asked), warn_independent_sampling=False
+            )
         )
 
 

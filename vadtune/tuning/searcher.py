@@ -56,12 +56,22 @@ class Proposals(Searcher):
 
     def suggest(self, trial_id: str) -> Any:
         """The config of Ray's next trial: None for not now, FINISHED for no more."""
-        if self.session.stopping.is_set() or self.ledger.is_exhausted():
+        if self.session.stopping.is_set():
             return Searcher.FINISHED
-        if self.ledger.n_active >= self.session.concurrent:
+        if self.ledger.is_exhausted():
+            return self._wait_for_others()
+        task = self.ledger.ask(trial_id) if self.ledger.n_active < self.session.concurrent else None
+        if task is None:
             return None
-        task = self.ledger.ask(trial_id)
         return {"number": task.number, "trial": task.config, "checkpoint": task.checkpoint}
+
+    def _wait_for_others(self) -> Any:
+        """Trials of other drivers may yet have to be run here: see whether they come to their end."""
+        if self.ledger.n_elsewhere == 0:
+            return Searcher.FINISHED
+        # Ray asks nobody else while it has nothing to run.
+        self.session.tick()
+        return Searcher.FINISHED if not self.ledger.live and self.session.is_over() else None
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:  # noqa: ARG002, FBT001, FBT002
         """A trial ended without an error; errors come with their reason by the governor."""
@@ -106,6 +116,8 @@ class Governor(TrialScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         """Go on, pause or stop."""
+        if self.ledger.news:
+            seed_rungs(self.inner, self.ledger.histories())
         decision = self.inner.on_trial_result(tune_controller, trial, result)
         if self.session.stopping.is_set() and decision == TrialScheduler.CONTINUE:
             decision = TrialScheduler.PAUSE
@@ -228,6 +240,8 @@ def _common_problem(text: str, storage: Storage) -> str | None:
     """What is the fault of no trial, and will stop all others too."""
     if "No space left on device" in text:
         return f"{storage.address}: no space left for checkpoints. Make space, then go on with --resume."
+    if "AWS Error" in text and not storage.is_local:
+        return f"{storage.address}: does not take checkpoints: {reason(text)}. Go on with --resume when it does."
     return None
 
 

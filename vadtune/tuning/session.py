@@ -3,26 +3,34 @@
 import math
 import threading
 import time
+from contextlib import suppress
 
 from optuna.trial import TrialState
 
 from vadtune.errors import ConfigError
+from vadtune.tuning.autoscaling import WorkerType, worker_types
 from vadtune.tuning.cluster import Cluster
+from vadtune.tuning.crew import Alone, Crew, Shared
+from vadtune.tuning.database import database_errors
 from vadtune.tuning.ledger import Ledger
+from vadtune.tuning.mirror import Mirror, is_needed
 from vadtune.tuning.plan import End, Outcome, Plan
-from vadtune.tuning.preflight import check_resources, check_shared, n_fitting
+from vadtune.tuning.preflight import check_nodes, check_resources, n_fitting
 from vadtune.tuning.progress import Progress, RunningTrial, Snapshot
-from vadtune.tuning.storage import tidy
+from vadtune.tuning.storage import Sweeper, orphans
 from vadtune.tuning.study import (
     checkpoints,
     count_states,
-    flush,
-    open_study,
-    requeue_running,
     write_error,
     write_trial_table,
 )
 
+# After how many seconds without a worker a hint is due: machines take five minutes to come.
+HINT_S = 600.0
+# At most so many trials wait for workers that are still to come: their params are drawn without what others learn.
+MAX_PENDING = 256
+# How long the end waits for checkpoints to be deleted; the next session finds the others.
+SWEEP_S = 30.0
 # How long running trials get to come to their next report and be saved.
 GRACE_S: dict[End, float] = {"finished": 0.0, "time budget": 30.0, "interrupted": 12.0}
 
@@ -42,33 +50,48 @@ class Session:
         self.marks: dict[str, float] = {}
         self.phase = "starting Ray"
         self.notes: list[str] = []
-        self.concurrent, self.n_nodes, self.cpus = 1, 0, 0.0
+        self.concurrent, self.n_nodes, self.cpus, self.gpus = 1, 0, 0.0, 0.0
+        self.launchable: tuple[WorkerType, ...] | None = None
+        self.roomless_since: float | None = None
         self.surveyed = math.inf
+        self.sweeper = Sweeper(plan.storage)
+        self.mirror: Mirror | None = None
+        self.crew: Crew
 
     def prepare(self) -> None:
         """Open the study, put back what a kill left RUNNING, enqueue the first points; Ray starts meanwhile."""
         import ray.tune  # noqa: F401 – takes 2 seconds
 
         plan = self.plan
-        self.study = open_study(plan.study_path)
-        requeue_running(self.study)
-        trials = self.study.get_trials(deepcopy=False)
-        self.study.sampler = plan.sampler.build(plan.seed, len(trials))
-        n_enqueued = sum("fixed_params" in trial.system_attrs for trial in trials)
-        for point in plan.sampler.points(plan.space)[n_enqueued:]:
-            self.study.enqueue_trial(point)
+        self.crew = Shared(plan.database, plan.study_path) if plan.database else Alone(plan.study_path)
+        with self.crew.lock():
+            self.crew.reap()
+            self._enqueue()
         limits = [n for n in (plan.n_trials, plan.sampler.n_points(plan.space)) if n is not None]
         n_trials = min(limits, default=None)
         self.ledger = Ledger(
-            self.study,
+            self.crew,
             plan.space,
-            plan.storage,
+            self.sweeper,
             seed=plan.seed,
             rungs=plan.rungs,
             n_trials=n_trials,
             keep_top=plan.keep_top,
         )
         self.n_ended_before = self.ledger.ended.total()
+        is_elsewhere = is_needed(plan.folder, plan.storage)
+        if is_elsewhere or self.crew.is_shared:
+            self.mirror = Mirror(plan.folder, plan.storage if is_elsewhere else None, self._write_copies)
+            self.mirror.start()
+
+    def _enqueue(self) -> None:
+        plan, study = self.plan, self.crew.study
+        trials = study.get_trials(deepcopy=False)
+        # Drivers that come at once must not draw alike.
+        study.sampler = plan.sampler.build(plan.seed, len(trials) + 1_000_003 * self.crew.number)
+        n_enqueued = sum("fixed_params" in trial.system_attrs for trial in trials)
+        for point in plan.sampler.points(plan.space)[n_enqueued:]:
+            study.enqueue_trial(point)
 
     def wait_for(self, cluster: Cluster) -> None:
         """Wait for Ray, telling so; then check that trials fit and nodes see the storage."""
@@ -79,9 +102,12 @@ class Session:
         import ray
 
         plan, nodes = self.plan, ray.nodes()  # type: ignore[no-untyped-call]
-        check_resources(nodes, plan.cpus_per_trial, plan.gpus_per_trial)
+        self.launchable = worker_types() if cluster.address is not None else None
+        check_resources(nodes, plan.cpus_per_trial, plan.gpus_per_trial, self.launchable)
         plan.storage.check_writable()
-        check_shared(plan.storage, nodes)
+        check_nodes(plan.storage, nodes)
+        # Before a trial starts, whose checkpoints the study does not name yet.
+        self._sweep()
         self.survey()
         self.marks["start"] = time.monotonic()
 
@@ -92,10 +118,27 @@ class Session:
         plan, nodes = self.plan, ray.nodes()  # type: ignore[no-untyped-call]
         alive = [node["Resources"] for node in nodes if node["Alive"]]
         self.surveyed, self.n_nodes = time.monotonic(), len(alive)
-        self.cpus = sum(resources.get("CPU", 0.0) for resources in alive)
-        room = sum(n_fitting(resources, plan.cpus_per_trial, plan.gpus_per_trial) for resources in alive)
-        # Trials that wait for room are what makes a cluster grow, so a number that was asked for stands.
+        self.cpus, self.gpus = (sum(resources.get(kind, 0.0) for resources in alive) for kind in ("CPU", "GPU"))
+        room = room_now = sum(n_fitting(resources, plan.cpus_per_trial, plan.gpus_per_trial) for resources in alive)
+        # Trials that wait for room are what makes a cluster grow: as many as its workers could hold at most.
+        for kind in self.launchable or ():
+            largest = kind.max_workers * n_fitting(kind.resources, plan.cpus_per_trial, plan.gpus_per_trial)
+            room = max(room, min(largest, MAX_PENDING))
         self.concurrent = plan.concurrent or max(1, room)
+        self.phase = self._phase(has_room=room_now > 0)
+
+    def _phase(self, *, has_room: bool) -> str:
+        """Whether trials can run at all: on a cluster that grows, the first worker takes minutes to come."""
+        if self.stopping.is_set():
+            return self.phase
+        if has_room:
+            self.roomless_since = None
+            return "searching"
+        now = time.monotonic()
+        self.roomless_since = self.roomless_since or now
+        if now - self.roomless_since < HINT_S:
+            return "waiting for workers"
+        return "waiting for workers (`ray status` says why none comes; cluster/README.md what to do)"
 
     def request_stop(self, end: End) -> None:
         """Begin nothing new; save what runs at its next report, within some seconds."""
@@ -131,9 +174,17 @@ class Session:
         now = time.monotonic()
         if now - self.surveyed > 5.0:
             self.survey()
+            self._hear()
         if now - self.last_tick > 0.3:
             self.last_tick = now
             self.progress.update(self.snapshot())
+
+    def _hear(self) -> None:
+        """Look what other drivers do: their trials count, and those of one that is gone are to be run here."""
+        if self.crew.is_shared:
+            with self.crew.lock():
+                self.crew.reap()
+                self.ledger.read()
 
     def snapshot(self) -> Snapshot:
         """The state now."""
@@ -156,6 +207,8 @@ class Session:
             n_nodes=self.n_nodes,
             cpus_used=len(running) * self.plan.cpus_per_trial,
             cpus=self.cpus,
+            gpus_used=len(running) * self.plan.gpus_per_trial,
+            gpus=self.gpus,
             rungs=ledger.rung_counts(),
             notes=tuple(self.notes),
         )
@@ -172,21 +225,42 @@ class Session:
     def close(self) -> None:
         """Leave a study in which nothing is RUNNING, and its table."""
         self.is_closing = True
-        study = getattr(self, "study", None)
-        if study is None:
+        if not hasattr(self, "crew"):
             return
-        error = write_error(study)
+        error = write_error(self.crew.study)
         if error is not None:
             raise ConfigError(
                 f"{self.plan.study_path}: cannot be written ({error.strerror}). Make space, then go on with --resume."
             ) from None
-        # Opened anew: an interrupt may have torn a line.
-        study = open_study(self.plan.study_path)
-        requeue_running(study)
-        write_trial_table(study, self.plan.folder / "trials.csv")
-        flush(self.plan.study_path)
-        tidy(self.plan.storage, checkpoints(study))
-        self.trials = count_states(study)
+        if self.mirror is not None:
+            self.mirror.stop()
+        self.sweeper.close(SWEEP_S)
+        self.crew.leave()
+        self._write_table()
+        self.trials = count_states(self.crew.study)
+        self.sweeper = Sweeper(self.plan.storage, n_threads=16)
+        self._sweep()
+        self.sweeper.close(SWEEP_S)
+        if self.mirror is not None:
+            self.mirror.finish()
+
+    def _write_copies(self) -> None:
+        # The search itself finds out what is wrong with a database.
+        with suppress(*database_errors()):
+            self.crew.write_copy()
+            self._write_table()
+
+    def _write_table(self) -> None:
+        write_trial_table(self.crew.study, self.plan.folder / "trials.csv")
+
+    def _sweep(self) -> None:
+        if self.crew.others():
+            return  # they may be writing what the study does not name yet
+        try:
+            for name in orphans(self.plan.storage, checkpoints(self.crew.study)):
+                self.sweeper.delete(name)
+        except OSError:
+            return  # the next session looks again
 
     def outcome(self) -> Outcome:
         """How it ended."""
@@ -196,4 +270,5 @@ class Session:
         start = self.marks.get("start", now)
         search = self.marks.get("search", now)
         phases = {"start": start - self.started, "search": search - start, "stop": now - search}
-        return Outcome(self.end, self.trials, now - self.started, phases)
+        problem = self.mirror.problem if self.mirror is not None else None
+        return Outcome(self.end, self.trials, now - self.started, phases, problem)

@@ -4,20 +4,26 @@ A checkpoint is named by its path below that place, `ray/<Ray's trial id>/checkp
 be moved and resumed elsewhere.
 """
 
+import logging
+import os
 import re
-import shutil
 import tempfile
-from collections.abc import Iterator, Set
+import time
+from collections.abc import Callable, Iterator, Set
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 from pyarrow import fs
 
 from vadtune.errors import ConfigError
 
+logger = logging.getLogger(__name__)
 RAY_FOLDER = "ray"
+T = TypeVar("T")
 _CREDENTIALS = re.compile(
     r"^[a-z0-9+.-]+://[^/@]*@|[?&][^=]*(secret|password|token|access_key|signature)[^=]*=", re.IGNORECASE
 )
@@ -46,13 +52,17 @@ class Storage:
     def exists(self, checkpoint: str) -> bool:
         """Whether a checkpoint is still there."""
         filesystem, root = self._filesystem()
-        return bool(filesystem.get_file_info(f"{root}/{checkpoint}").type != fs.FileType.NotFound)
+        info = _patiently(lambda: filesystem.get_file_info(f"{root}/{checkpoint}"))
+        return bool(info.type != fs.FileType.NotFound)
 
-    def delete(self, checkpoint: str) -> None:
-        """Remove a checkpoint; one that is gone is no error."""
+    def delete(self, name: str) -> None:
+        """Remove a checkpoint, a folder of them or a file; what is gone is no error."""
         filesystem, root = self._filesystem()
         try:
-            filesystem.delete_dir(f"{root}/{checkpoint}")
+            if filesystem.get_file_info(f"{root}/{name}").type == fs.FileType.File:
+                filesystem.delete_file(f"{root}/{name}")
+            else:
+                filesystem.delete_dir(f"{root}/{name}")
         except FileNotFoundError:
             return
 
@@ -64,7 +74,7 @@ class Storage:
             yield Path(root) / checkpoint
             return
         with tempfile.TemporaryDirectory() as folder:
-            fs.copy_files(f"{root}/{checkpoint}", folder, source_filesystem=filesystem)
+            _patiently(lambda: fs.copy_files(f"{root}/{checkpoint}", folder, source_filesystem=filesystem))
             yield Path(folder)
 
     def check_writable(self) -> None:
@@ -84,10 +94,75 @@ class Storage:
             hint = "Give another --runs or --storage."
             raise ConfigError(f"{self.address}: cannot be written ({error}). {hint}") from None
 
+    def read(self, name: str) -> bytes | None:
+        """The content of a file; None if there is none."""
+        filesystem, root = self._filesystem()
+
+        def content() -> bytes:
+            with filesystem.open_input_file(f"{root}/{name}") as file:
+                return bytes(file.read())
+
+        try:
+            return _patiently(content)
+        except FileNotFoundError:
+            return None
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file, whole or not at all."""
+        filesystem, root = self._filesystem()
+        if self.is_local:
+            path = Path(root) / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_name(f".{path.name}.{os.getpid()}")
+            temporary.write_bytes(content)
+            temporary.replace(path)
+            return
+        # An object appears when its upload is complete.
+        stream = filesystem.open_output_stream(f"{root}/{name}", buffer_size=0)
+        stream.write(content)
+        stream.close()
+
+    def age(self, name: str) -> float | None:
+        """Seconds since a file was written, by the clock of the storage; None if there is none."""
+        filesystem, root = self._filesystem()
+        self.write(".clock", b"")
+        then, now = filesystem.get_file_info([f"{root}/{name}", f"{root}/.clock"])
+        self.remove(".clock")
+        if then.mtime is None or now.mtime is None:
+            return None
+        return float((now.mtime - then.mtime).total_seconds())
+
+    def remove(self, name: str) -> None:
+        """Remove a file; one that is gone is no error."""
+        filesystem, root = self._filesystem()
+        try:
+            filesystem.delete_file(f"{root}/{name}")
+        except FileNotFoundError:
+            return
+
     def _filesystem(self) -> tuple[Any, str]:
         if self.is_local:
             return fs.LocalFileSystem(), str(Path(self.address).absolute())
-        return fs.FileSystem.from_uri(self.address)  # type: ignore[no-any-return]
+        return _connect(self.address)
+
+
+def _patiently(call: Callable[[], T], n_tries: int = 5) -> T:
+    """The result of a request, made again after an error: of what fails when reading, pyarrow repeats only a part."""
+    for seconds in [0.2 * 2**number for number in range(n_tries - 1)]:
+        try:
+            return call()
+        except FileNotFoundError:
+            raise
+        except OSError:
+            time.sleep(seconds)
+    return call()
+
+
+@cache
+def _connect(address: str) -> tuple[Any, str]:
+    """Once a process: to open an address of S3 asks which region its bucket is in."""
+    filesystem, root = fs.FileSystem.from_uri(address)
+    return filesystem, root.rstrip("/")
 
 
 def open_storage(address: str) -> Storage:
@@ -109,22 +184,59 @@ def open_storage(address: str) -> Storage:
     return storage
 
 
-def tidy(storage: Storage, needed: Set[str]) -> None:
-    """Remove what sessions left behind, in a folder: Ray's state, which is pickle and never read, and old checkpoints.
+def orphans(storage: Storage, needed: Set[str]) -> list[str]:
+    """What sessions left below `ray/`: checkpoints that no trial names, and Ray's state: pickle that nobody reads.
 
     Args:
-        storage: Where to look; an address is left alone.
+        storage: Where to look.
         needed: The checkpoints to keep.
+
+    Returns:
+        Names below the storage; a folder of which nothing is needed stands for all in it.
     """
-    root = Path(storage.address) / RAY_FOLDER
-    if not storage.is_local or not root.is_dir():
-        return
-    for path in root.iterdir():
-        if path.is_file():
-            path.unlink()
-            continue
-        for checkpoint in path.glob("checkpoint_*"):
-            if f"{RAY_FOLDER}/{path.name}/{checkpoint.name}" not in needed:
-                shutil.rmtree(checkpoint, ignore_errors=True)
-        if not any(path.glob("checkpoint_*")):
-            shutil.rmtree(path, ignore_errors=True)
+    filesystem, root = storage._filesystem()
+    selector = fs.FileSelector(f"{root}/{RAY_FOLDER}", allow_not_found=True, recursive=True)
+    found = [PurePosixPath(info.path).relative_to(root).parts for info in filesystem.get_file_info(selector)]
+    # ray/FILE, ray/TRIAL, ray/TRIAL/checkpoint_000002: an object store need not name the folders.
+    tops = {parts[:2] for parts in found}
+    inner = {parts[:3] for parts in found if len(parts) > 2 and parts[2].startswith("checkpoint_")}
+    keep = {PurePosixPath(name).parts for name in needed}
+    keep |= {parts[:2] for parts in keep & inner}
+    gone = (tops - keep) | {parts for parts in inner - keep if parts[:2] in keep}
+    return sorted("/".join(parts) for parts in gone)
+
+
+class Sweeper:
+    """Deletes checkpoints in the background: on a slow storage, the search would wait for every one.
+
+    Args:
+        storage: Where they lie.
+        n_threads: How many requests at once.
+    """
+
+    def __init__(self, storage: Storage, n_threads: int = 4) -> None:
+        self.storage = storage
+        self._pool = ThreadPoolExecutor(n_threads, thread_name_prefix="vadtune-sweeper")
+        self._waiting: set[Future[None]] = set()
+
+    def exists(self, checkpoint: str) -> bool:
+        """Whether a checkpoint is still there."""
+        return self.storage.exists(checkpoint)
+
+    def delete(self, checkpoint: str) -> None:
+        """Begin to remove a checkpoint, or whatever `orphans` names."""
+        future = self._pool.submit(self._delete, checkpoint)
+        self._waiting.add(future)
+        future.add_done_callback(self._waiting.discard)
+
+    def close(self, patience_s: float) -> None:
+        """Wait until all is deleted, or some seconds; what is left is found by the next session."""
+        wait(set(self._waiting), timeout=patience_s)
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _delete(self, name: str) -> None:
+        try:
+            self.storage.delete(name)
+        except OSError as error:
+            # An orphan costs a little space, and the next session looks for them.
+            logger.info("%s/%s is not deleted: %s", self.storage.address, name, error)

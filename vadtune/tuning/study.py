@@ -4,9 +4,10 @@ import datetime
 import json
 import math
 import os
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -167,17 +168,23 @@ def _end_of_last_line(file: Any, block: int = 65_536) -> int:
     return 0
 
 
-def requeue_running(study: optuna.Study) -> list[int]:
-    """Make trials that are left RUNNING wait: they go on under their own number, with their params and values.
-
-    Returns:
-        Their numbers.
-    """
-    trials = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+def put_back(study: optuna.Study, trials: Iterable[FrozenTrial]) -> None:
+    """Make trials that are RUNNING wait: they go on under their own number, with their params and values."""
     for trial in trials:
         # Optuna has no public way back to WAITING; its ask() takes such trials first and keeps params already set.
         study._storage.set_trial_state_values(trial._trial_id, state=TrialState.WAITING)
-    return [trial.number for trial in trials]
+
+
+def write_journal(study: optuna.Study, path: Path) -> None:
+    """Copy a study of a database into a journal file, whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
+    try:
+        storage = optuna.storages.JournalStorage(Journal(temporary))
+        copy = optuna.create_study(study_name=path.absolute().parent.name, storage=storage, direction="minimize")
+        copy.add_trials(study.get_trials(deepcopy=False))
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def count_states(study: optuna.Study) -> dict[str, int]:

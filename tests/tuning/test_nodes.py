@@ -1,0 +1,75 @@
+"""A cluster of three nodes on this machine; one of them is lost in the middle of a search."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from optuna.trial import TrialState
+
+from vadtune.errors import ConfigError
+from vadtune.tuning.samplers import draw_seed
+from vadtune.tuning.study import read_study
+
+pytestmark = pytest.mark.cluster
+ROOT = Path(__file__).parents[2]
+N_TRIALS = 12
+
+
+@pytest.fixture
+def nodes(monkeypatch):
+    """Three nodes of one CPU each."""
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    workers = [cluster.add_node(num_cpus=1) for _ in range(2)]
+    yield cluster, workers
+    cluster.shutdown()
+
+
+def saved(study: Path) -> list[int]:
+    """Seeds of the trials that run, have a checkpoint and do not end soon."""
+    try:
+        trials = read_study(study).get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    except ConfigError:
+        return []
+    trials = [trial for trial in trials if "checkpoint" in trial.user_attrs and (trial.last_step or 0) < 13]
+    return [draw_seed(0, trial.number) for trial in trials]
+
+
+def homes(folder: Path) -> dict[int, int]:
+    """Of each trial's seed the process of the node that ran it last."""
+    path = folder / "parents"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return {int(seed): int(parent) for seed, parent in (line.split() for line in lines)}
+
+
+def test_trials_run_on_all_nodes_and_those_of_a_lost_one_go_on_from_their_checkpoints(nodes, tmp_path):
+    cluster, workers = nodes
+    raylets = {node.all_processes["raylet"][0].process.pid: node for node in workers}
+    command = [sys.executable, "-m", "tests.tuning.driver", str(tmp_path / "run"), str(N_TRIALS), "0.2"]
+    environment = os.environ | {"ADDRESS": cluster.address}
+    with (tmp_path / "log").open("w") as log:
+        driver = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=log)
+    try:
+        end = time.monotonic() + 120
+        while not (lost := [s for s in saved(tmp_path / "run/study.log") if homes(tmp_path).get(s) in raylets]):
+            assert driver.poll() is None, (tmp_path / "log").read_text()
+            assert time.monotonic() < end, (tmp_path / "log").read_text()
+            time.sleep(0.1)
+        assert len(set(homes(tmp_path).values())) == 3
+        cluster.remove_node(raylets[homes(tmp_path)[lost[0]]], allow_graceful=False)
+        output = driver.communicate(timeout=150)[0].decode()
+    finally:
+        driver.kill()
+        driver.communicate()
+    assert output.startswith("finished"), (tmp_path / "log").read_text()
+    trials = read_study(tmp_path / "run/study.log").trials
+    assert len(trials) == N_TRIALS
+    assert {trial.state for trial in trials} <= {TrialState.COMPLETE, TrialState.PRUNED}
+    lines = (tmp_path / "journal").read_text(encoding="utf-8").splitlines()
+    assert f"{lost[0]} load 5" in lines
+    assert len([line for line in lines if "start" in line]) <= N_TRIALS + 1

@@ -1,0 +1,103 @@
+"""A whole search whose storage is S3: its driver is killed, it goes on in another folder, and others export it."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from optuna.trial import TrialState
+from pyarrow import fs
+
+from tests.tuning import s3
+from vadtune.training.artifact import load_artifact
+from vadtune.tuning.study import read_study
+
+pytestmark = pytest.mark.cluster
+ROOT = Path(__file__).parents[2]
+SEARCH = ["wine", "--missing-rate", "0.2", "--max-epochs", "45", "--set", "model.decoder.hidden_dim=16"]
+SEARCH += ["--storage", f"s3://{s3.BUCKET}/vadtune/", "--name", "night", "--trials", "9", "--json"]
+FOLDER = f"{s3.BUCKET}/vadtune/night"
+RUN = f"s3://{FOLDER}"
+# The command, but for copies that are made every second.
+OFTEN = "from vadtune.tuning.mirror import Mirror; Mirror.PERIOD_S = 1.0; from vadtune import cli, search; "
+
+
+@pytest.fixture(scope="module")
+def cloud(tmp_path_factory):
+    """The environment that leads to the bucket, and the weather on the way."""
+    pytest.importorskip("moto", reason="needs moto[server]")
+    with s3.bucket(tmp_path_factory.mktemp("moto")) as url, s3.proxy(url) as (address, weather):
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("AWS_")}
+        environment |= s3.ENVIRONMENT | {"AWS_ENDPOINT_URL": address, "PYTHONPATH": str(ROOT)}
+        yield environment, weather, Bucket(url)
+
+
+class Bucket:
+    """What lies in it."""
+
+    def __init__(self, url: str) -> None:
+        self.files = fs.S3FileSystem(access_key="testing", secret_key="testing", endpoint_override=url)
+
+    def n_ended(self) -> int:
+        """How many trials the copy of the study knows to have ended."""
+        try:
+            with self.files.open_input_file(f"{FOLDER}/study.log") as file:
+                return len(re.findall(b'"stopped_by"|"best_epoch"', file.read()))
+        except FileNotFoundError:
+            return 0
+
+    def names(self) -> set[str]:
+        found = self.files.get_file_info(fs.FileSelector(FOLDER, recursive=True))
+        return {info.path.removeprefix(f"{FOLDER}/") for info in found if info.is_file}
+
+
+def run(environment, folder: Path, *command: str) -> "subprocess.CompletedProcess[str]":
+    folder.mkdir(exist_ok=True)
+    words = [sys.executable, *command]
+    done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=180, check=False)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def test_a_killed_search_goes_on_elsewhere_in_bad_weather_and_is_exported_from_the_bucket(cloud, tmp_path):
+    environment, weather, bucket = cloud
+    first, second, third = (tmp_path / name for name in ("first", "second", "third"))
+    first.mkdir()
+    command = [sys.executable, "-c", f"{OFTEN}cli.run(search.main)", *SEARCH]
+    with (tmp_path / "stderr").open("w") as log:
+        driver = subprocess.Popen(command, cwd=first, env=environment, stdout=log, stderr=log)
+        end = time.monotonic() + 120
+        while bucket.n_ended() < 3:
+            assert driver.poll() is None, (tmp_path / "stderr").read_text()
+            assert time.monotonic() < end
+            time.sleep(0.2)
+        driver.kill()
+        driver.wait()
+    here = {trial.number: trial for trial in read_study(first / "runs/night/study.log").trials}
+
+    weather.error_rate, weather.delay_s = 0.05, 0.02
+    document = json.loads(run(environment, second, "-m", "vadtune.search", *SEARCH, "--resume").stdout)
+    weather.error_rate, weather.delay_s = 0.0, 0.0
+    assert weather.seen["500"] > 0
+    trials = read_study(second / "runs/night/study.log").trials
+    assert len(trials) == 9
+    assert {trial.state for trial in trials} <= {TrialState.COMPLETE, TrialState.PRUNED}
+    kept = [t for t in trials if t.number in here and t.datetime_complete == here[t.number].datetime_complete]
+    assert len([trial for trial in kept if trial.state.is_finished()]) >= 3
+    assert len({tuple(trial.params.items()) for trial in trials}) == 9
+
+    exported = json.loads(run(environment, third, "-m", "vadtune.export", RUN, "-o", "best", "--json").stdout)
+    assert exported["exported"][0]["trial"] == document["best"]["trial"]
+    assert exported["exported"][0]["test_rmse"] == pytest.approx(document["best"]["test_rmse"], rel=1e-6)
+    load_artifact(third / "best")
+    run(environment, third, "-m", "vadtune.report", RUN)
+    assert "</html>" in (third / "night.html").read_text(encoding="utf-8")
+
+    names = bucket.names()
+    assert len({name.rpartition("/")[0] for name in names if "/checkpoint_" in name}) == 1
+    assert not [name for name in names if name.endswith((".pkl", "owner.json")) or "experiment_state" in name]
+    assert {"report.html", "summary.json", "trials.csv", "best/model.safetensors"} <= names
