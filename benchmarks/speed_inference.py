@@ -1,7 +1,9 @@
 """Speed of test-time inference: seconds until the error over hidden cells is within 1% of the converged one."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from timing import Row, milliseconds, ratios, seconds
@@ -20,10 +22,21 @@ N_STEPS = (2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40, 50, 60, 80, 100, 150)
 LEARNING_RATE = 0.1  # of the rival: of 0.01, 0.02, 0.05, 0.1, 0.2 the one that was within 1% after the fewest epochs
 
 
+@dataclass(frozen=True)
+class Sizes:
+    """How many digits to infer, to train on, and for how many epochs."""
+
+    n_test: int
+    n_train: int
+    n_epochs: int
+    n_their_epochs: int
+
+
 class Digits:
     """A small VAD trained on MNIST digits with half of the pixels hidden, and digits it has not seen."""
 
-    def __init__(self, n_test: int, n_train: int, n_epochs: int) -> None:
+    def __init__(self, sizes: Sizes) -> None:
+        n_test, n_train, n_epochs = sizes.n_test, sizes.n_train, sizes.n_epochs
         pixels = torch.tensor(load("mnist").values, dtype=torch.float32)
         rng = torch.Generator().manual_seed(0)
         pixels = pixels[torch.randperm(len(pixels), generator=rng)]
@@ -77,28 +90,30 @@ class Digits:
         return Posterior(mean.detach(), None)
 
 
-def inference(n_test: int, n_train: int, n_epochs: int, n_their_epochs: int, n_turns: int, target: float) -> list[Row]:
+def inference(sizes: Sizes, target: float, turns: range) -> list[Row]:
     """A row for each of our methods."""
     torch.set_num_threads(1)
-    digits = Digits(n_test, n_train, n_epochs)
+    digits = Digits(sizes)
     converged = digits.error(digits.infer("lbfgs", 500, 1e-7))
-    theirs = digits.errors_of_paper(n_their_epochs)
-    known = {"converged_rmse": converged, "theirs_rmse": theirs[-1]}
+    theirs = digits.errors_of_paper(sizes.n_their_epochs)
+    known: dict[str, Any] = {"converged_rmse": converged, "theirs_rmse": theirs[-1]}
     known["their_first_epoch_within_1%"] = next((i for i, e in enumerate(theirs, 1) if e <= SLACK * converged), -1)
     steps = {method: digits.fewest_steps(method, SLACK * converged) for method in ("lbfgs", "bound")}
-    turns = [
+    times = [
         ({method: seconds(partial(digits.infer, method, n)) for method, n in steps.items()}, _paper_s(digits, theirs))
-        for _ in range(n_turns)
+        for _ in turns
     ]
     rows = []
     for method, n_steps in steps.items():
-        pairs = [(ours[method], paper) for ours, paper in turns]
+        pairs = [(ours[method], paper) for ours, paper in times]
         error = digits.error(digits.infer(method, n_steps))
         # A method that never comes within 1% is no times faster.
-        values = ratios(pairs) if error <= SLACK * converged else [0.0] * n_turns
-        details = {"n_steps": n_steps, "ours_rmse": error}
-        what = f"inference of {n_test:,} MNIST digits, half hidden, to within 1% of the converged error: `{method}`"
-        against = f"{n_their_epochs} epochs of Adam at batch 256"
+        values = ratios(pairs) if error <= SLACK * converged else [0.0] * len(turns)
+        details: dict[str, Any] = {"n_steps": n_steps, "ours_rmse": error}
+        what = (
+            f"inference of {sizes.n_test:,} MNIST digits, half hidden, to within 1% of the converged error: `{method}`"
+        )
+        against = f"{sizes.n_their_epochs} epochs of Adam at batch 256"
         rows.append(Row(what, against, "x", target, values, details=details | known | milliseconds(pairs)))
     return rows
 

@@ -114,23 +114,23 @@ def theirs(rival: str, task: Task, seed: int) -> Search:
     return Search(wall_s, reports)
 
 
-def whole_search(rival: str, task: Task, target: float, n_turns: int) -> Row:
+def whole_search(rival: str, task: Task, target: float, turns: range) -> Row:
     """Seconds of a search of ours and of a rival's, turn by turn, each turn with a seed of its own."""
-    turns = [(ours(task, seed), theirs(rival, task, seed)) for seed in range(n_turns)]
-    values = [other.until(task.level) / own.until(task.level) for own, other in turns]
+    pairs = [(ours(task, seed), theirs(rival, task, seed)) for seed in turns]
+    values = [other.until(task.level) / own.until(task.level) for own, other in pairs]
     details = {
-        "ours_s": [round(own.until(task.level), 1) for own, _ in turns],
-        "theirs_s": [round(other.until(task.level), 1) for _, other in turns],
-        "ours_best": [round(own.best, 4) for own, _ in turns],
-        "theirs_best": [round(other.best, 4) for _, other in turns],
-        "ours_overhead": [round(own.overhead, 3) for own, _ in turns],
+        "ours_s": [round(own.until(task.level), 1) for own, _ in pairs],
+        "theirs_s": [round(other.until(task.level), 1) for _, other in pairs],
+        "ours_best": [round(own.best, 4) for own, _ in pairs],
+        "theirs_best": [round(other.best, 4) for _, other in pairs],
+        "ours_overhead": [round(own.overhead, 3) for own, _ in pairs],
     }
     return Row(str(task), RIVALS[rival], "x", target, values, details=details)
 
 
-def overhead(task: Task, target: float, n_turns: int) -> Row:
+def overhead(task: Task, target: float, turns: range) -> Row:
     """The share of the machine's time that a search of ours did not compute in."""
-    searches = [ours(task, seed) for seed in range(n_turns)]
+    searches = [ours(task, seed) for seed in turns]
     details = {
         "wall_s": [round(search.wall_s, 1) for search in searches],
         "computing_s": [round(search.computing_s, 1) for search in searches],

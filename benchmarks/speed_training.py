@@ -88,43 +88,43 @@ class PaperScheme:
         return total
 
 
-def training_step(size: Size, target: float, n_turns: int, n_their_steps: int) -> Row:
+def training_step(size: Size, target: float, turns: range, n_their_steps: int) -> Row:
     """Seconds a step: an epoch of ours against some steps of the paper's scheme."""
     torch.set_num_threads(1)
     x = size.table()
     trainer, paper = Trainer(size.config("fixed"), x, CPU), PaperScheme(size, x)
     n_their_steps = min(n_their_steps, size.n_batches)
     paper.fit(2)
-    turns = take_turns(
+    times = take_turns(
         lambda: seconds(trainer.fit_epoch) / size.n_batches,
         lambda: seconds(lambda: paper.fit(n_their_steps)) / n_their_steps,
-        n_turns,
+        turns,
     )
     what = (
         f"training step, {size.n_rows:,} x {size.n_features}, {size.latent_dim} latents, batch {size.batch_size}, "
         f"2 x {size.hidden_dim} decoder, one thread"
     )
     against = "the paper's scheme: dense Adam over all latents, `.item()` each step"
-    return Row(what, against, "x", target, ratios(turns), details=milliseconds(turns))
+    return Row(what, against, "x", target, ratios(times), details=milliseconds(times))
 
 
-def throughput(size: Size, target: float, n_turns: int, matmul_dim: int) -> Row:
+def throughput(size: Size, target: float, turns: range, matmul_dim: int) -> Row:
     """Floating-point operations a second of whole epochs (6 a weight and row), over those of `torch.mm`."""
     torch.set_num_threads(1)
     trainer = Trainer(size.config("free"), size.table(), CPU)
     a, b = torch.rand(matmul_dim, matmul_dim), torch.rand(matmul_dim, matmul_dim)
     work, n_products = 6 * size.n_weights * size.n_rows, 8
     trainer.fit_epoch()
-    turns = take_turns(
+    rates = take_turns(
         lambda: work / seconds(trainer.fit_epoch),
         lambda: 2 * matmul_dim**3 * n_products / seconds(lambda: [torch.mm(a, b) for _ in range(n_products)]),
-        n_turns,
+        turns,
     )
-    details = {"ours_gflops": [round(ours / 1e9, 1) for ours, _ in turns]}
-    details["mm_gflops"] = [round(theirs / 1e9, 1) for _, theirs in turns]
+    details = {"ours_gflops": [round(ours / 1e9, 1) for ours, _ in rates]}
+    details["mm_gflops"] = [round(theirs / 1e9, 1) for _, theirs in rates]
     what = (
         f"training throughput, batch {size.batch_size:,}, 2 x {size.hidden_dim} decoder on {size.n_features} columns, "
         "one thread"
     )
     against = f"`torch.mm` of {matmul_dim:,} x {matmul_dim:,} matrices"
-    return Row(what, against, "%", target, [ours / theirs for ours, theirs in turns], details=details)
+    return Row(what, against, "%", target, [ours / theirs for ours, theirs in rates], details=details)

@@ -47,9 +47,9 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def take_turns(ours: Callable[[], float], theirs: Callable[[], float], n_turns: int) -> list[tuple[float, float]]:
+def take_turns(ours: Callable[[], float], theirs: Callable[[], float], turns: range) -> list[tuple[float, float]]:
     """What each side measured, turn by turn: a machine that slows down does so for both."""
-    return [(ours(), theirs()) for _ in range(n_turns)]
+    return [(ours(), theirs()) for _ in turns]
 
 
 def ratios(turns: list[tuple[float, float]]) -> list[float]:
@@ -57,7 +57,7 @@ def ratios(turns: list[tuple[float, float]]) -> list[float]:
     return [theirs / ours for ours, theirs in turns]
 
 
-def milliseconds(turns: list[tuple[float, float]]) -> dict[str, float]:
-    """The medians of both sides."""
-    ours, theirs = (statistics.median(side) for side in zip(*turns, strict=True))
-    return {"ours_ms": round(1000 * ours, 3), "theirs_ms": round(1000 * theirs, 3)}
+def milliseconds(turns: list[tuple[float, float]]) -> dict[str, list[float]]:
+    """Both sides, turn by turn."""
+    ours, theirs = ([round(1000 * side_s, 3) for side_s in side] for side in zip(*turns, strict=True))
+    return {"ours_ms": ours, "theirs_ms": theirs}
