@@ -21,7 +21,7 @@ class Optimizer(ABC):
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], weight_decay: float) -> None:
-        self.groups: dict[float, list[nn.Parameter]] = {}  # by weight decay
+        self.groups: dict[float, list[Tensor]] = {}  # by weight decay
         for parameter in parameters:
             if parameter.requires_grad:
                 self.groups.setdefault(weight_decay if parameter.ndim >= 2 else 0.0, []).append(parameter)
@@ -36,7 +36,7 @@ class Optimizer(ABC):
     def step(self, learning_rate: float) -> None:
         """Move every parameter that has a gradient along it."""
 
-    def _moved(self) -> Iterator[tuple[float, list[nn.Parameter]]]:
+    def _moved(self) -> Iterator[tuple[float, list[Tensor]]]:
         for weight_decay, group in self.groups.items():
             if moved := [parameter for parameter in group if parameter.grad is not None]:
                 yield weight_decay, moved
@@ -118,6 +118,6 @@ class SGD(Optimizer):
         """There is nothing to go on from."""
 
 
-def _gradient(parameter: nn.Parameter) -> Tensor:
+def _gradient(parameter: Tensor) -> Tensor:
     assert parameter.grad is not None
     return parameter.grad
