@@ -251,8 +251,7 @@ class SearchImputer(Imputer):
     """Searches a model's settings as `vadtune.search` does, then trains the best ones on all rows.
 
     Rows are split and cells hidden as there; trials run on Ray. The run folder is the same, too: it has the study, a
-    report, and in `best` the winner as it was scored, before it was trained again. How to watch it meanwhile is
-    logged at level INFO.
+    report, and in `best` this model. How to watch it meanwhile is logged at level INFO.
 
     Args:
         model: `vad` or `vae`.

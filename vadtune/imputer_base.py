@@ -178,8 +178,8 @@ class Imputer(TransformerMixin, BaseEstimator, ABC):  # type: ignore[misc]  # sc
             )
 
     def _filler(self) -> Filler:
-        # In float64, on a copy: there a row differs by 1e-12 standard deviations when other rows are beside it, since
-        # kernels sum in another order; in float32 it is 2e-4.
+        # In float64, on a copy: there a row differs by 1e-14 standard deviations when other rows are beside it, since
+        # kernels sum in another order; in float32 it is 4e-7 (by `bound`; by `lbfgs` 1e-11 and 2e-4).
         device = self._resolve_device()
         return Filler(replace(self.artifact_, model=copy.deepcopy(self.artifact_.model).to(device).double()))
 

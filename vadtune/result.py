@@ -12,7 +12,10 @@ def sentences(document: Nested, folder: Path, unit: str) -> str:
     best, trials = document["best"], document["trials"]
     counts = ", ".join(f"{n} {state}" for state, n in trials.items() if n or state == "complete")
     key = "test_error" if unit == "mixed" else "test_rmse"
-    rows = [(f"trial {best['trial']}", best[key], _parts(best))]
+    alone = best.get("alone", best)
+    rows = [(f"trial {best['trial']}", alone[key], _parts(alone))]
+    if "ensemble" in best:
+        rows.append((f"{len(best['ensemble'])} trials", best[key], f"averaged: {', '.join(best['ensemble'])}"))
     for name, scores in document["baselines"].items():
         rows.append((name, scores.get(key), scores.get("failure") or _parts(scores)))
     ranked = sorted(rows, key=lambda row: (row[1] is None, row[1]))

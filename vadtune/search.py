@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from vadtune.tuning.runner import Outcome, Plan
     from vadtune.tuning.space import Space
 
-DEFAULT_TIME_BUDGET_S = 130.0
+DEFAULT_TIME_BUDGET_S = 120.0
 BASELINE_LIMIT_S = 60.0
+N_CANDIDATES = 2  # members of an ensemble are chosen among so many times their number
 N_DRY_RUN = 10
 
 
@@ -99,7 +100,7 @@ def _search(
         is_interrupted = outcome.end == "interrupted"
         if is_interrupted:
             cli.say("Interrupted; everything so far is saved. Go on with:", "  " + resume_command(command, folder.name))
-        winners = _export(plan, problem, args.top)
+        winners = _export(plan, problem, args.top, args.ensemble)
         if not is_interrupted:
             winners[0] = _refit(winners[0], problem, plan.device, asked=args.refit)
         results = {} if is_interrupted else baselines.results()
@@ -203,7 +204,7 @@ def make_plan(args: argparse.Namespace, folder: Path, space: "Space", sampler: A
         gpus_per_trial=gpus_per_trial,
         seed=args.seed,
         device=device,
-        keep_top=args.top,
+        keep_top=max(args.top, N_CANDIDATES * args.ensemble if args.ensemble > 1 else 1),
         database=Database(check_url(args.storage_url), folder.name) if args.storage_url else None,
         trackers=_trackers(args),
     )
@@ -244,17 +245,26 @@ def _run(plan: "Plan", problem: "Problem", cluster: Any) -> "Outcome":
         console.close()
 
 
-def _export(plan: "Plan", problem: "Problem", top: int) -> list["Winner"]:
+def _export(plan: "Plan", problem: "Problem", top: int, n_members: int) -> list["Winner"]:
+    """Write `best/`, of the best trial or of several together, and `top/2` and so on, of single trials."""
     from vadtune.tuning.conclude import export_trial
+    from vadtune.tuning.ensemble import export_ensemble
     from vadtune.tuning.study import read_study, top_trials
 
-    trials = top_trials(read_study(plan.study_path), top, plan.storage.exists)
-    if not trials[0].is_complete:
+    best = top_trials(read_study(plan.study_path), plan.keep_top, plan.storage.exists)
+    if not best[0].is_complete:
         cli.say(
             "No trial came to its end: the best unfinished one is used. Go on with --resume and a longer --time-budget."
         )
-    folders = [plan.folder / "best", *(plan.folder / "top" / str(rank) for rank in range(2, len(trials) + 1))]
-    return [export_trial(trial, plan.storage, problem, at) for trial, at in zip(trials, folders, strict=True)]
+    saved = [trial for trial in best if trial.checkpoint is not None] if n_members > 1 else best[:1]
+    winner = export_ensemble(saved or best[:1], plan.storage, problem, plan.folder / "best", n_members)
+    return [
+        winner,
+        *(
+            export_trial(trial, plan.storage, problem, plan.folder / "top" / str(rank))
+            for rank, trial in enumerate(best[1:top], start=2)
+        ),
+    ]
 
 
 def _refit(winner: "Winner", problem: "Problem", device: str, *, asked: bool | None) -> "Winner":

@@ -20,6 +20,7 @@ cells that were hidden on purpose: no model and no search has seen them."""
 SAMPLERS = ("tpe", "gp", "cmaes", "qmc", "random", "grid")
 SCHEDULERS = ("asha", "hyperband", "median", "none")
 TRACKERS = ("tensorboard", "mlflow", "wandb")
+N_MEMBERS = 4
 
 
 def parser() -> cli.Parser:
@@ -74,6 +75,13 @@ def parser() -> cli.Parser:
     )
     result.add_argument("--name", help="of the run folder (default: dataset, model and time)")
     result.add_argument("--resume", action="store_true", help="go on with the run of that --name")
+    result.add_argument(
+        "--ensemble",
+        metavar="K",
+        type=cli.count,
+        default=N_MEMBERS,
+        help=f"average at most K complete trials where that is better on validation rows (default: {N_MEMBERS})",
+    )
     result.add_argument("--top", metavar="K", type=cli.count, default=1, help="export the best K trials (default: 1)")
     result.add_argument(
         "--refit",

@@ -14,10 +14,10 @@ from vadtune.data.splits import DataConfig, split
 from vadtune.errors import ArtifactError, ConfigError
 from vadtune.evaluate import main as evaluate
 from vadtune.settings import parse
-from vadtune.training.artifact import load_artifact
+from vadtune.training.artifact import load_artifact, save_artifact
 from vadtune.training.config import TrialConfig
 from vadtune.training.decoder_export import add_torch
-from vadtune.tuning.conclude import export_model, export_trial, is_to_be_refitted, refit, summarise_winner
+from vadtune.tuning.conclude import Winner, export_trial, is_to_be_refitted, refit, scored, summarise_winner
 from vadtune.tuning.past_run import open_run
 from vadtune.tuning.study import BestTrial
 
@@ -34,7 +34,10 @@ def winner(tmp_path_factory):
     config = parse(TrialConfig, SETTINGS, "test")
     run = fitted(config, problem)
     trial = BestTrial(number=0, value=run.finish(), epoch=run.best_epoch, params={}, checkpoint=None, is_complete=True)
-    return export_model(config, run.best_model(), trial, problem, tmp_path_factory.mktemp("w") / "best"), problem
+    metrics = {"validation_error": trial.value, "trial": 0, "epoch": trial.epoch}
+    tested = scored(config, run.best_model(), problem, metrics)
+    folder = save_artifact(tested.artifact, tmp_path_factory.mktemp("w") / "best")
+    return Winner(trial, tested, folder), problem
 
 
 def test_a_refitted_model_has_seen_everything_and_its_scores_are_those_of_the_one_before(winner, tmp_path):

@@ -101,8 +101,8 @@ def test_one_trial_at_a_time_equal_seeds_are_equal_to_the_digit(fitted: SearchIm
 def test_what_was_found_needs_no_search_any_more(fitted: SearchImputer, x: FloatArray, tmp_path: Path) -> None:
     expected = fitted.transform(x)
     assert_array_equal(pickle.loads(pickle.dumps(fitted)).transform(x), expected)
-    loaded = VADImputer.from_artifact(fitted.to_artifact(tmp_path / "model"))
-    assert_array_equal(loaded.transform(x), expected)
+    for folder in (fitted.run_folder_ / "best", fitted.to_artifact(tmp_path / "model")):
+        assert_array_equal(VADImputer.from_artifact(folder).transform(x), expected)
     (tmp_path / "fitted.pkl").write_bytes(pickle.dumps(fitted))
     code = "import pickle, sys; pickle.load(open('fitted.pkl', 'rb')).transform([[float('nan')] * 6]); "
     code += "print({'ray', 'optuna'} & set(sys.modules))"

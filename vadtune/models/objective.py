@@ -7,6 +7,7 @@ Source: Zadeh, Lim, Liang, Morency (2019), Variational Auto-Decoder, arXiv:1903.
 the KL term in closed form: Kingma and Welling (2014), Auto-Encoding Variational Bayes, appendix B.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -65,7 +66,9 @@ class Posterior:
     def split(self, n_rows: int) -> list["Posterior"]:
         """The same rows in parts of so many."""
         means = self.mean.split(n_rows)
-        log_vars = [None] * len(means) if self.log_var is None else self.log_var.split(n_rows)
+        log_vars: Sequence[Tensor | None] = [None] * len(means)
+        if self.log_var is not None:
+            log_vars = self.log_var.split(n_rows)
         return [Posterior(mean, log_var) for mean, log_var in zip(means, log_vars, strict=True)]
 
     def kl(self) -> Float[Tensor, " N"]:

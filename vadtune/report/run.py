@@ -112,7 +112,10 @@ class Calibration(_Read):
 
 
 class BestInfo(_Scored):
-    """The winner; `test_rmse_repeats` are test scores of the same params under other seeds, where there are any."""
+    """The winner; `test_rmse_repeats` are test scores of the same params under other seeds, where there are any.
+
+    `ensemble` holds the weights of the trials that are averaged, where they are; `trial` is the best of them.
+    """
 
     trial: int
     params: dict[str, Any] = {}
@@ -127,6 +130,7 @@ class BestInfo(_Scored):
     refitted: bool = False
     is_complete: bool = True
     test_rmse_repeats: tuple[float, ...] = ()
+    ensemble: dict[str, float] = {}
 
 
 class BaselineInfo(_Scored):

@@ -4,6 +4,7 @@
     scaler.json         columns' units     codec.json         codes and ranges that were seen of each column
     metrics.json        scores             environment.json   versions
     README.md           model card         SHA256SUMS         of all of them
+    members/2, 3 …      the other models of an ensemble, each a folder like this one
 
 No pickle is written or read.
 """
@@ -39,6 +40,7 @@ from vadtune.training.model_card import model_card
 
 FORMAT_VERSION = 2
 SUMS = "SHA256SUMS"
+MEMBERS = "members"
 FILES = (
     "README.md",
     "codec.json",
@@ -62,6 +64,8 @@ class Artifact:
         image_shape: Height and width where a row is an image.
         dataset: Name, source, sha256 and sizes of the table it was trained on, and how its cells were hidden.
         metrics: Scores, by name.
+        others: Further models of the same columns, where this is an ensemble: estimates are averaged over all.
+        weight: Of this model in the average.
     """
 
     model: Model
@@ -71,6 +75,13 @@ class Artifact:
     image_shape: tuple[int, int] | None = None
     dataset: Nested = field(default_factory=dict)
     metrics: Nested = field(default_factory=dict)
+    others: tuple["Artifact", ...] = ()
+    weight: float = 1.0
+
+    @property
+    def members(self) -> tuple["Artifact", ...]:
+        """This model and the others."""
+        return (self, *self.others)
 
     def impute(self, x: FloatArray) -> FloatArray:
         """Fill the unknown cells.
@@ -102,7 +113,17 @@ class Artifact:
 
     def reconstruct(self, x: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
         """The best estimate of all cells, known ones too, in scaled units."""
-        return self.decode(self.posterior(x))
+        return self.estimate(x, self.posterior(x))
+
+    def estimate(self, x: Float[Tensor, "N D"], posterior: Posterior) -> Float[Tensor, "N D"]:
+        """What `reconstruct` gives, from this model's posterior of the rows; other members infer their own.
+
+        Numbers are averaged over the members, and so are the chances of codes, of which the likeliest is taken.
+        """
+        expected = self.weight * self.expect(posterior)
+        for member in self.others:
+            expected = expected + member.weight * member.expect(member.posterior(x))
+        return self.model.values(expected)
 
     def posterior(self, x: Float[Tensor, "N D"]) -> Posterior:
         """The posterior of each row by a cold, converged inference in the model's precision; NaN cells are not seen."""
@@ -111,8 +132,14 @@ class Artifact:
 
     @torch.no_grad()
     def decode(self, posterior: Posterior) -> Float[Tensor, "N D"]:
-        """The reconstruction at the posterior means."""
-        return torch.cat([self.model.estimate(mean) for mean in posterior.mean.split(self.config.infer.batch_size)])
+        """The estimates at this model's posterior means."""
+        return self.model.values(self.expect(posterior))
+
+    @torch.no_grad()
+    def expect(self, posterior: Posterior) -> Float[Tensor, "N E"]:
+        """What this model's likelihood expects at the posterior means: numbers, and the chance of each code."""
+        means = posterior.mean.split(self.config.infer.batch_size)
+        return torch.cat([self.model.likelihood.expect(self.model.decoder(mean)) for mean in means])
 
     def positions(self, found: Sequence[str], source: str) -> list[int]:
         """Where the model's columns stand among those of a table; what does not fit is explained.
@@ -189,17 +216,35 @@ def load_artifact(folder: Path, device: str = "cpu") -> Artifact:
     except (ConfigError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         raise ArtifactError(f"{folder}: {error}. Export it again.") from None
     model = model.to(torch.device(device)).eval()
-    return Artifact(model, config, scaler, columns, shape, dataset, _read(folder / "metrics.json"))
+    metrics, weight = _read(folder / "metrics.json"), float(header.get("weight", 1.0))
+    others = tuple(_load_member(folder, name, digest, device) for name, digest in header.get("members", {}).items())
+    first = Artifact(model, config, scaler, columns, shape, dataset, metrics, others, weight)
+    if any(other.columns != columns or other.scaler.to_dict() != scaler.to_dict() for other in others):
+        raise ArtifactError(f"{folder}: its members are of other tables. Export it again.")
+    return first
+
+
+def _load_member(folder: Path, name: str, digest: str, device: str) -> Artifact:
+    path = folder / MEMBERS / name
+    if not name.isdecimal() or not (path / SUMS).is_file() or _sha256(path / SUMS) != digest:
+        raise ArtifactError(f"{path}: not the member that was exported. Export the model again.")
+    return load_artifact(path, device)
 
 
 def write_sums(folder: Path) -> None:
     """Note the checksum of every file in the folder."""
-    names = sorted(path.name for path in folder.iterdir() if path.name != SUMS)
+    names = sorted(path.name for path in folder.iterdir() if path.name != SUMS and path.is_file())
     sums = [f"{_sha256(folder / name)}  {name}\n" for name in names]
     (folder / SUMS).write_text("".join(sums), encoding="utf-8")
 
 
 def _write(artifact: Artifact, folder: Path) -> None:
+    members = {}
+    for number, other in enumerate(artifact.others, start=2):
+        member = folder / MEMBERS / str(number)
+        member.mkdir(parents=True)
+        _write(other, member)
+        members[str(number)] = _sha256(member / SUMS)
     weights = {name: tensor.cpu().contiguous() for name, tensor in artifact.model.state_dict().items()}
     save_file(weights, folder / "model.safetensors")
     header = {
@@ -208,6 +253,8 @@ def _write(artifact: Artifact, folder: Path) -> None:
         "columns": [asdict(column) for column in artifact.columns],
         "image_shape": artifact.image_shape,
         "dataset": artifact.dataset,
+        "weight": artifact.weight,
+        "members": members,
     }
     names = [column.name for column in artifact.columns]
     texts = {

@@ -110,7 +110,7 @@ def gallery(artifact: Artifact, known: FloatArray, rates: tuple[float, ...], mec
     """Pictures at several missing rates: input, estimate, posterior standard deviation, truth; `(R, G, D)` each."""
     x = np.concatenate([hide(known, mechanism, rate, seed, artifact.image_shape).rows.x for rate in rates])
     posterior = artifact.posterior(as_tensor(x))
-    estimate = artifact.decode(posterior).cpu().numpy()
+    estimate = artifact.estimate(as_tensor(x), posterior).cpu().numpy()
     std = draw(artifact, as_tensor(x), posterior, n_draws=16, seed=seed).std(0).cpu().numpy()
     pictures = {"input": x, "mean": np.where(np.isnan(x), estimate, x), "std": std}
     arrays = {name: values.reshape(len(rates), *known.shape) for name, values in pictures.items()}

@@ -20,7 +20,8 @@ class Filler:
     """Fills the unknown cells of tables, part after part; how they are cut into parts does not matter.
 
     A draw is a latent from the row's posterior, decoded, and the model's observation noise added: multiple imputation
-    (Rubin 1987). The spread of a cell is the noise's variance and that of the decoder over the posterior together.
+    (Rubin 1987). The spread of a cell is the noise's variance and that of the decoder over the posterior together;
+    of an ensemble that of its best member.
 
     Args:
         artifact: The model.
@@ -76,28 +77,35 @@ class Filler:
         artifact = self.artifact
         scaled = torch.from_numpy(artifact.scaler.transform(x))
         posterior = artifact.posterior(scaled)
-        if self.rngs or self.std_rng is not None:
-            posterior = with_curvature(artifact.model, scaled, posterior)
-        found = [self._draw(posterior, rng) for rng in self.rngs] or [artifact.decode(posterior).cpu().numpy()]
-        units = [artifact.scaler.inverse(values) for values in found]
+        best: FloatArray = artifact.estimate(scaled, posterior).cpu().numpy()
+        units = [artifact.scaler.inverse(values) for values in self._draws(scaled, posterior) or [best]]
         if self.std_rng is not None:
-            best = artifact.decode(posterior).cpu().numpy()
+            posterior = with_curvature(artifact.model, scaled, posterior)
             std = std_of_cells(artifact, posterior, self.std_rng)
             wide = np.where(artifact.model.codec.is_coded, 0.0, std)
             units += [artifact.scaler.inverse(best + number * wide) for number in self.deviations]
             units.append(artifact.scaler.spread(std, artifact.scaler.inverse(best)))
         return units
 
+    def _draws(self, x: Tensor, posterior: Posterior) -> list[FloatArray]:
+        """One table a generator, in scaled units; the members of an ensemble take turns."""
+        members = self.artifact.members[: len(self.rngs)]
+        posteriors = [posterior if member is self.artifact else member.posterior(x) for member in members]
+        pairs = [
+            (member, with_curvature(member.model, x, found)) for member, found in zip(members, posteriors, strict=True)
+        ]
+        return [self._draw(*pairs[k % len(pairs)], rng) for k, rng in enumerate(self.rngs)]
+
     @torch.no_grad()
-    def _draw(self, posterior: Posterior, rng: np.random.Generator) -> FloatArray:
+    def _draw(self, member: Artifact, posterior: Posterior, rng: np.random.Generator) -> FloatArray:
         """One draw of each row, in scaled units; rows take their random numbers one after the other."""
         n_rows, latent_dim = posterior.mean.shape
         normal = torch.from_numpy(rng.standard_normal((n_rows, latent_dim + len(self.columns)), dtype=np.float32))
         z = _at(posterior, normal[:, :latent_dim])
         noise = normal[:, latent_dim:].to(z)
-        size = self.artifact.config.infer.batch_size
+        size = member.config.infer.batch_size
         pairs = zip(z.split(size), noise.split(size), strict=True)
-        return torch.cat([self.artifact.model.draw(*pair) for pair in pairs]).cpu().numpy()
+        return torch.cat([member.model.draw(*pair) for pair in pairs]).cpu().numpy()
 
 
 @torch.no_grad()

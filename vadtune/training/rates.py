@@ -146,8 +146,9 @@ def over_rates(
     for start in range(0, len(missing_rates), n_together):
         together = missing_rates[start : start + n_together]
         holdouts = [rows.holdout(rate, mode) for rate in together]
-        posterior = artifact.posterior(as_tensor(np.concatenate([holdout.rows.x for holdout in holdouts])))
-        x_hat = np.split(artifact.decode(posterior).cpu().numpy(), len(together))
+        x = as_tensor(np.concatenate([holdout.rows.x for holdout in holdouts]))
+        posterior = artifact.posterior(x)
+        x_hat = np.split(artifact.estimate(x, posterior).cpu().numpy(), len(together))
         posteriors = posterior.split(rows.rows.size)
         for result in zip(together, holdouts, x_hat, posteriors, strict=True):
             yield RateResult(*result)

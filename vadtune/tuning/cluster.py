@@ -250,7 +250,8 @@ def _refuses(address: Address) -> bool:
 
 def _temporary_folder() -> Path:
     """A folder for Ray's session, short enough for its sockets; what killed drivers left behind goes."""
-    root = Path("/tmp") if os.access("/tmp", os.W_OK) else Path(tempfile.gettempdir())
+    # Any TMPDIR may be too long; what is made in it is a fresh folder of mode 700.
+    root = Path("/tmp") if os.access("/tmp", os.W_OK) else Path(tempfile.gettempdir())  # nosec B108
     user = psutil.Process().username()
     for old in root.glob(f"{_TEMP_PREFIX}*"):
         pid = old.name.removeprefix(_TEMP_PREFIX).partition("-")[0]

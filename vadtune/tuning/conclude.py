@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import numpy as np
 from vadtune.data.masks import Block, Mar, Mcar, Mnar, Pattern
 from vadtune.data.problem import Problem
 from vadtune.data.splits import Holdout, Splits
-from vadtune.data.tables import FloatArray
+from vadtune.data.tables import FloatArray, Table
 from vadtune.errors import ConfigError
 from vadtune.models.base import Model
 from vadtune.models.objective import Posterior
@@ -39,8 +39,9 @@ from vadtune.tuning.baselines import BaselineResult
 from vadtune.tuning.storage import Storage
 from vadtune.tuning.study import BestTrial
 
-# Curves over rates and mechanisms repeat the inference 13 times: enough rows for two digits are enough rows.
+# Curves over rates and mechanisms repeat the inference 13 times: enough cells for two digits are enough.
 MAX_CURVE_ROWS = 150
+MAX_CURVE_CELLS = 40_000
 N_PICTURES = 10
 GALLERY_RATES = (0.3, 0.5, 0.8)
 
@@ -66,16 +67,39 @@ class Tested:
 
 @dataclass(frozen=True, eq=False)
 class Winner:
-    """An exported trial; `is_refitted` where the exported model has seen all rows, and `tested` is one that has not."""
+    """An exported trial, or ensemble of trials.
+
+    Attributes:
+        trial: The best trial; of an ensemble the best member.
+        tested: What is exported, scored; where `is_refitted`, as it was before it saw all rows.
+        folder: Of the artifact.
+        is_refitted: Whether the exported model has seen all rows.
+        members: Weight in the average by trial number, of an ensemble.
+        alone: The best trial's own scores, of an ensemble.
+        value: Its error over hidden validation cells.
+    """
 
     trial: BestTrial
     tested: Tested
     folder: Path
     is_refitted: bool = False
+    members: Mapping[int, float] = field(default_factory=dict)
+    alone: Scores | None = None
+    value: float | None = None
 
 
 def export_trial(trial: BestTrial, storage: Storage, problem: Problem, folder: Path) -> Winner:
     """Score a trial's best epoch on the test rows by a cold, converged inference, and write its artifact.
+
+    Raises:
+        ConfigError: The trial has no checkpoint.
+    """
+    tested = score_artifact(load_trial(trial, storage, problem), problem)
+    return Winner(trial, tested, save_artifact(tested.artifact, folder))
+
+
+def load_trial(trial: BestTrial, storage: Storage, problem: Problem) -> Artifact:
+    """The model of a trial's best epoch, not scored yet.
 
     Raises:
         ConfigError: The trial has no checkpoint.
@@ -86,26 +110,30 @@ def export_trial(trial: BestTrial, storage: Storage, problem: Problem, folder: P
         )
     with storage.fetched(trial.checkpoint) as checkpoint:
         config, model = load_best_model(checkpoint, problem.splits.codec)
-    return export_model(config, model, trial, problem, folder)
-
-
-def export_model(config: TrialConfig, model: Model, trial: BestTrial, problem: Problem, folder: Path) -> Winner:
-    """Score a model on the test rows and write its artifact."""
     metrics = {validation_name(problem.table.unit): trial.value, "trial": trial.number, "epoch": trial.epoch}
-    tested = scored(config, model, problem, metrics)
-    return Winner(trial, tested, save_artifact(tested.artifact, folder))
+    return artifact_of(config, model, problem, metrics)
 
 
 def scored(config: TrialConfig, model: Model, problem: Problem, metrics: Nested) -> Tested:
     """Score a model on the test rows; its artifact's metrics are those given and the scores beside them."""
-    table, splits = problem.table, problem.splits
-    artifact = Artifact(model, config, splits.scaler, table.columns, table.image_shape, problem.describe())
-    posterior = artifact.posterior(as_tensor(splits.test.rows.x))
-    x_hat = artifact.decode(posterior).cpu().numpy()
+    return score_artifact(artifact_of(config, model, problem, metrics), problem)
+
+
+def artifact_of(config: TrialConfig, model: Model, problem: Problem, metrics: Nested) -> Artifact:
+    """A model of the problem's table, ready to be saved."""
+    scaler, table = problem.splits.scaler, problem.table
+    return Artifact(model, config, scaler, table.columns, table.image_shape, problem.describe(), metrics)
+
+
+def score_artifact(artifact: Artifact, problem: Problem) -> Tested:
+    """Score an artifact on the test rows, and add the scores to its metrics."""
+    splits, x = problem.splits, as_tensor(problem.splits.test.rows.x)
+    posterior = artifact.posterior(x)
+    x_hat = artifact.estimate(x, posterior).cpu().numpy()
     scores = score(x_hat, splits.test, splits.column_range)
     found = calibration(artifact, posterior, x_hat, splits.test)
     tested = {f"test_{name}": value for name, value in asdict(scores).items()} | {"test_calibration": found}
-    return Tested(replace(artifact, metrics=metrics | tested), posterior, x_hat, scores, found)
+    return Tested(replace(artifact, metrics=artifact.metrics | tested), posterior, x_hat, scores, found)
 
 
 def refit(winner: Winner, problem: Problem, device: str) -> Winner:
@@ -118,11 +146,15 @@ def refit(winner: Winner, problem: Problem, device: str) -> Winner:
         NoUsableTrial: The training diverged.
     """
     tested = winner.tested
-    artifact = fit_on_all(tested.artifact.config, problem.table, device, winner.trial.epoch or None)
-    about = tested.artifact.dataset | {"refitted": True}
-    again = replace(artifact, dataset=about, metrics=tested.artifact.metrics | {"refitted": True})
-    save_artifact(again, winner.folder)
+    first, *others = (_refit(member, problem.table, device) for member in tested.artifact.members)
+    save_artifact(replace(first, others=tuple(others)), winner.folder)
     return replace(winner, is_refitted=True)
+
+
+def _refit(member: Artifact, table: Table, device: str) -> Artifact:
+    again = fit_on_all(member.config, table, device, member.metrics["epoch"] or None)
+    about, metrics = member.dataset | {"refitted": True}, member.metrics | {"refitted": True}
+    return replace(again, dataset=about, metrics=metrics, weight=member.weight)
 
 
 def is_to_be_refitted(problem: Problem, *, asked: bool | None) -> bool:
@@ -165,7 +197,8 @@ def summarise_winner(winner: Winner) -> Nested:
     return {
         "trial": winner.trial.number,
         "params": winner.trial.params,
-        validation_name(winner.tested.artifact.dataset["unit"]): winner.trial.value,
+        validation_name(winner.tested.artifact.dataset["unit"]): winner.value or winner.trial.value,
+        **_ensemble(winner),
         "test_rmse": scores.rmse,
         "test_rmse_minmax": scores.rmse_minmax,
         "test_mae": scores.mae,
@@ -180,11 +213,19 @@ def summarise_winner(winner: Winner) -> Nested:
     }
 
 
+def _ensemble(winner: Winner) -> Nested:
+    """What the members are, and what the best of them finds alone."""
+    if winner.alone is None:
+        return {}
+    alone = {"validation": winner.trial.value, "test_rmse": winner.alone.rmse, **mixed_scores(winner.alone)}
+    return {"ensemble": {str(number): weight for number, weight in winner.members.items()}, "alone": alone}
+
+
 def evaluation_arrays(tested: Tested, problem: Problem) -> Arrays:
     """What the figures of the report show, beyond the study."""
     table, splits, seed = problem.table, problem.splits, problem.config.seed
     artifact, test = tested.artifact, splits.test
-    known = complete(test)[:MAX_CURVE_ROWS]
+    known = complete(test)[: _n_curve_rows(problem)]
     labels = None if table.labels is None else table.labels[splits.indices[2]]
     numbers = splits.codec.numbers
     parts = [
@@ -216,10 +257,14 @@ def write_arrays(path: Path, arrays: Arrays) -> None:
     temporary.replace(path)
 
 
+def _n_curve_rows(problem: Problem) -> int:
+    return min(MAX_CURVE_ROWS, max(N_PICTURES, MAX_CURVE_CELLS // problem.table.n_features))
+
+
 def _curves(artifact: Artifact, problem: Problem) -> Arrays:
     """Errors over missing rates and over mechanisms, on the same rows, by one inference."""
     config, train = problem.config, problem.splits.train.rows.x
-    known = complete(problem.splits.test)[:MAX_CURVE_ROWS]
+    known = complete(problem.splits.test)[: _n_curve_rows(problem)]
     over_rates = [hide(known, config.mechanism, rate, config.seed, artifact.image_shape) for rate in RATES]
     over_mechanisms = dict(_hidden_by_each(known, problem))
     x_hats = reconstruct_each(artifact, [*over_rates, *over_mechanisms.values()])

@@ -4,7 +4,7 @@ import logging
 import shlex
 import tempfile
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -17,13 +17,11 @@ from vadtune.data.splits import DataConfig, split
 from vadtune.data.tables import Table
 from vadtune.errors import ConfigError, DataError
 from vadtune.settings import Nested, Settings, flatten, parse, unflatten
-from vadtune.training.artifact import Artifact
+from vadtune.training.artifact import Artifact, load_artifact
 from vadtune.training.config import TrainConfig, TrialConfig
 from vadtune.training.device import resolve_device
-from vadtune.training.fitting import fit_on_all
 from vadtune.tuning.cluster import Cluster
-from vadtune.tuning.conclude import evaluation_arrays, export_trial, write_arrays, write_json
-from vadtune.tuning.past_run import open_run
+from vadtune.tuning.conclude import evaluation_arrays, export_trial, refit, write_arrays, write_json
 from vadtune.tuning.preflight import check_folder
 from vadtune.tuning.record import begin, describe_run, summarise
 from vadtune.tuning.runner import Plan, run_search
@@ -101,12 +99,10 @@ def search_and_refit(settings: SearchSettings, table: Table) -> Found:
     if outcome.end == "interrupted":
         raise KeyboardInterrupt(f"the study is in {plan.folder}")
     trial = best_trial(read_study(plan.study_path), plan.storage.exists)
-    winner = export_trial(trial, plan.storage, problem, plan.folder / "best")
-    config: TrialConfig = parse(TrialConfig, open_run(plan.folder).config(trial.number), str(plan.folder))
-    artifact = fit_on_all(config, table, plan.device, trial.epoch)
+    winner = refit(export_trial(trial, plan.storage, problem, plan.folder / "best"), problem, plan.device)
     write_arrays(plan.folder / "evaluation.npz", evaluation_arrays(winner.tested, problem))
     write_json(plan.folder / "summary.json", summarise(plan, problem, outcome, winner, {}, time.monotonic() - began))
-    return Found(replace(artifact, metrics=winner.tested.artifact.metrics), trial.params, trial.value, plan.folder)
+    return Found(load_artifact(winner.folder), trial.params, trial.value, plan.folder)
 
 
 def _problem(settings: SearchSettings, table: Table) -> Problem:

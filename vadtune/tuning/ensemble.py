@@ -1,0 +1,89 @@
+"""The best of a search, not just its best trial: several complete trials whose estimates are averaged.
+
+Source: Caruana, Niculescu-Mizil, Crew, Ksikes (2004), Ensemble selection from libraries of models, ICML: greedy, with
+replacement, on rows that no member was trained on.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from vadtune.data.problem import Problem
+from vadtune.data.tables import FloatArray
+from vadtune.training.artifact import Artifact, save_artifact
+from vadtune.training.run import as_tensor
+from vadtune.tuning.conclude import Winner, load_trial, score_artifact, validation_name
+from vadtune.tuning.storage import Storage
+from vadtune.tuning.study import BestTrial
+
+# As often as this, for each member wanted, the best addition is sought: how often one is taken is its weight.
+STEPS_A_MEMBER = 3
+
+
+def choose(
+    outputs: Sequence[FloatArray], score: Callable[[FloatArray], float], n_members: int
+) -> tuple[dict[int, float], float]:
+    """Choose members and their weights.
+
+    Args:
+        outputs: What each candidate makes of the validation rows, in arrays of one shape, best candidate first.
+        score: The error of an average of such arrays, lower is better.
+        n_members: How many candidates to take at most.
+
+    Returns:
+        Weights, which add up to 1, by the candidate's place; and the error of their average, which is at most that of
+        the first candidate.
+    """
+    chosen, total = Counter({0: 1}), outputs[0].astype(np.float64)
+    best, best_error = dict(chosen), score(outputs[0])
+    for n in range(2, STEPS_A_MEMBER * n_members + 1):
+        allowed = chosen if len(chosen) == n_members else range(len(outputs))
+        errors = {place: score((total + outputs[place]) / n) for place in allowed}
+        place = min(errors, key=lambda at: (errors[at], at))
+        chosen[place] += 1
+        total += outputs[place]
+        if errors[place] < best_error:
+            best, best_error = dict(chosen), errors[place]
+    n_steps = sum(best.values())
+    return {place: count / n_steps for place, count in best.items()}, best_error
+
+
+def export_ensemble(
+    trials: Sequence[BestTrial], storage: Storage, problem: Problem, folder: Path, n_members: int
+) -> Winner:
+    """Score and write the best trial, averaged with others where that is better on the validation rows.
+
+    Args:
+        trials: Candidates with a checkpoint, best first.
+        storage: Of their checkpoints.
+        problem: What they were trained on.
+        folder: Of the artifact to write.
+        n_members: How many trials to take at most.
+    """
+    candidates = [load_trial(trial, storage, problem) for trial in trials]
+    first, x = candidates[0].model, as_tensor(problem.splits.validation.rows.x)
+    outputs = [artifact.expect(artifact.posterior(x)).cpu().numpy() for artifact in candidates]
+
+    def error(expected: FloatArray) -> float:
+        values = first.values(torch.from_numpy(np.asarray(expected, np.float32)))
+        return first.codec.score(values.numpy(), problem.splits.validation.truth)
+
+    weights, value = choose(outputs, error, n_members)
+    alone = score_artifact(candidates[0], problem)
+    if len(weights) == 1:
+        return Winner(trials[0], alone, save_artifact(alone.artifact, folder))
+    tested = score_artifact(_join(candidates, weights, problem, value), problem)
+    members = {trials[place].number: weight for place, weight in weights.items()}
+    saved = save_artifact(tested.artifact, folder)
+    return Winner(trials[0], tested, saved, members=members, alone=alone.scores, value=value)
+
+
+def _join(candidates: Sequence[Artifact], weights: dict[int, float], problem: Problem, value: float) -> Artifact:
+    first, *others = (replace(candidates[place], weight=weight) for place, weight in weights.items())
+    shares = {str(member.metrics["trial"]): member.weight for member in (first, *others)}
+    about = {validation_name(problem.table.unit): value, "members": shares}
+    return replace(first, others=tuple(others), metrics=first.metrics | about)
