@@ -58,17 +58,17 @@ def extra_trees(seen: Seen) -> Imputation:
     return Imputation(np.asarray(imputer.transform(seen.test)))
 
 
-def mice_lightgbm(seen: Seen) -> Imputation:
-    """Multiple imputation by chained LightGBM models with predictive mean matching; the mean of ten tables."""
+def mice_lightgbm(seen: Seen, n_tables: int = 5, n_rounds: int = 5) -> Imputation:
+    """Multiple imputation by chained LightGBM models with predictive mean matching; the mean of so many tables."""
     import miceforest
     import pandas as pd
 
     names = [f"x{j}" for j in range(seen.train.shape[1])]
     train, test = (pd.DataFrame(x.astype(np.float64), columns=names) for x in (seen.train, seen.test))
-    kernel = miceforest.ImputationKernel(train, num_datasets=10, random_state=0)
-    kernel.mice(5, verbose=False)
+    kernel = miceforest.ImputationKernel(train, num_datasets=n_tables, random_state=0)
+    kernel.mice(n_rounds, verbose=False)
     filled = kernel.impute_new_data(test, random_state=0)
-    draws = np.stack([filled.complete_data(k).to_numpy() for k in range(10)])
+    draws = np.stack([filled.complete_data(k).to_numpy() for k in range(n_tables)])
     # A column without a hole in training has no model, but may have one in the rows to fill.
     draws = np.where(np.isnan(draws), np.nanmean(seen.train, axis=0), draws)
     return Imputation(draws.mean(axis=0), draws)
