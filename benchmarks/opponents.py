@@ -1,8 +1,9 @@
 """The imputers that `quality.py` compares vadtune with, and the process that runs one of them.
 
 `python benchmarks/opponents.py NAME FOLDER` reads what it may see from `FOLDER/seen.npz` and writes `FOLDER/NAME.npz`.
-All fit on the observed cells of the training rows. MIWAE and GAIN are small implementations from their papers; of
-their training the weights that are best on validation cells are kept, which the papers do not do and which helps them.
+All but `mice_lightgbm` fit on the observed cells of the training rows alone. MIWAE and GAIN are small implementations
+from their papers; of their training the weights that are best on validation cells are kept, which the papers do not do
+and which helps them.
 """
 
 import copy
@@ -59,18 +60,18 @@ def extra_trees(seen: Seen) -> Imputation:
 
 
 def mice_lightgbm(seen: Seen, n_tables: int = 5, n_rounds: int = 5) -> Imputation:
-    """Multiple imputation by chained LightGBM models with predictive mean matching; the mean of so many tables."""
+    """Multiple imputation by chained LightGBM models with predictive mean matching; the mean of so many tables.
+
+    Fitted on all rows to fill, the training rows among them, an advantage over the others: `impute_new_data` of
+    miceforest 6.0.5 begins every round at the first random fill (RMSE .51 against .35 on a table of two factors).
+    """
     import miceforest
     import pandas as pd
 
-    names = [f"x{j}" for j in range(seen.train.shape[1])]
-    train, test = (pd.DataFrame(x.astype(np.float64), columns=names) for x in (seen.train, seen.test))
-    kernel = miceforest.ImputationKernel(train, num_datasets=n_tables, random_state=0)
+    rows = pd.DataFrame(seen.test.astype(np.float64), columns=[f"x{j}" for j in range(seen.test.shape[1])])
+    kernel = miceforest.ImputationKernel(rows, num_datasets=n_tables, random_state=0)
     kernel.mice(n_rounds, verbose=False)
-    filled = kernel.impute_new_data(test, random_state=0)
-    draws = np.stack([filled.complete_data(k).to_numpy() for k in range(n_tables)])
-    # A column without a hole in training has no model, but may have one in the rows to fill.
-    draws = np.where(np.isnan(draws), np.nanmean(seen.train, axis=0), draws)
+    draws = np.stack([kernel.complete_data(k).to_numpy() for k in range(n_tables)])
     return Imputation(draws.mean(axis=0), draws)
 
 

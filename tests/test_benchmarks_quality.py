@@ -95,11 +95,11 @@ def test_a_budget_chooses_by_validation_among_its_own_trials():
 
 def low_rank_table():
     rng = np.random.default_rng(0)
-    complete = (rng.normal(size=(240, 2)) @ rng.normal(size=(2, 6))).astype(np.float32)
+    complete = (rng.normal(size=(500, 2)) @ rng.normal(size=(2, 6))).astype(np.float32)
     complete /= complete.std(axis=0)
     hidden = rng.random(complete.shape) < 0.2
     seen, truth = np.where(hidden, np.float32(NAN), complete), np.where(hidden, complete, np.float32(NAN))
-    return Seen(seen[:160], seen[160:200], truth[160:200], seen[200:]), truth[200:]
+    return Seen(seen[:400], seen[400:440], truth[400:440], seen), truth
 
 
 @pytest.mark.filterwarnings("ignore")  # those of scikit-learn and miceforest, which are not ours to mend
@@ -111,7 +111,7 @@ def test_opponents_fill_every_cell_and_beat_the_mean_on_a_low_rank_table(name):
 
     torch.manual_seed(0)
     seen, truth = low_rank_table()
-    quick = {"miwae": {"n_epochs": 20}, "gain": {"n_steps": 400}, "mice_lightgbm": {"n_tables": 2, "n_rounds": 2}}
+    quick = {"miwae": {"n_epochs": 20}, "gain": {"n_steps": 400}, "mice_lightgbm": {"n_tables": 1, "n_rounds": 2}}
     found = opponents.OPPONENTS[name](seen, **quick.get(name, {}))
     assert found.x_hat.shape == seen.test.shape
     assert np.isfinite(found.x_hat).all()
