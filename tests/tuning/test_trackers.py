@@ -149,3 +149,11 @@ def test_a_tracker_that_cannot_write_is_told_no_more_and_the_search_goes_on(sear
     assert len(set(told)) == 1
     assert "--log-to tensorboard" in told[0]
     assert "The search goes on without it" in told[0]
+
+
+def test_a_search_without_trackers_imports_none(search, plan, monkeypatch):
+    for name in ("mlflow", "wandb"):
+        monkeypatch.setitem(sys.modules, name, None)  # an import of it fails
+        monkeypatch.delitem(sys.modules, f"ray.air.integrations.{name}", raising=False)
+    search(plan)
+    assert not {f"ray.air.integrations.{name}" for name in ("mlflow", "wandb")} & set(sys.modules)

@@ -78,7 +78,7 @@ def _search(session: Session, data: Any, runs: RunFactory, tracked: list[Any]) -
 
     session.phase = "searching"
     try:
-        with Watchdog(*landmarks(), interrupt_main_thread), redirect_stdout(io.StringIO()):
+        with Watchdog(*landmarks(), interrupt_main_thread), redirect_stdout(io.StringIO()), _uncounted():
             _tune(session, data, runs, tracked)
     except (KeyboardInterrupt, VadtuneError, SystemError, TuneError):
         # What a signal's handler raises may come out of Ray as something else.
@@ -112,6 +112,19 @@ def _tune(session: Session, data: Any, runs: RunFactory, tracked: list[Any]) -> 
         raise_on_failed_trial=False,
         verbose=0,
     )
+
+
+@contextmanager
+def _uncounted() -> Iterator[None]:
+    """Keep Ray from counting callbacks: to tell whose they are it imports MLflow and W&B where they are installed."""
+    from ray.air._internal import usage
+
+    counting = usage.tag_callbacks
+    usage.tag_callbacks = lambda callbacks: not callbacks
+    try:
+        yield
+    finally:
+        usage.tag_callbacks = counting
 
 
 def _trackers(session: Session) -> list[Any]:
