@@ -6,15 +6,46 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 
 
-def test_the_simulated_search_ends_all_its_trials_and_measures_each_of_them():
-    command = [sys.executable, str(ROOT / "benchmarks/scale.py"), "--trials", "30", "--reports", "10", "--json"]
+def run(script, *words):
+    """What a benchmark prints."""
+    command = [sys.executable, str(ROOT / "benchmarks" / script), *map(str, words)]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=120)
-    (row,) = json.loads(done.stdout)
+    return subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True, timeout=300).stdout
+
+
+def test_the_simulated_search_ends_all_its_trials_and_measures_each_of_them():
+    (row,) = json.loads(run("scale.py", "--trials", "30", "--reports", "10", "--json"))
     assert row["trials"] == 30
     assert 60 < row["reports"] < 500
     assert row["requests"] > 0
     assert min(row.values()) > 0
+
+
+def test_the_speed_of_training_and_inference_is_measured_as_ratios(tmp_path):
+    shown = run("speed.py", "--quick", "-o", tmp_path / "speed.json")
+    results = json.loads((tmp_path / "speed.json").read_text())
+    assert results.keys() == {"images", "tables", "inference", "throughput"}
+    rows = [row for result in results.values() for row in result["rows"]]
+    assert all(value >= 0 for row in rows for value in row["values"])
+    assert all(row["what"] in shown for row in rows)
+
+
+def test_rows_that_are_not_measured_again_are_kept(tmp_path):
+    for name in ("tables", "throughput"):
+        shown = run("speed.py", "--quick", "--only", name, "-o", tmp_path / "speed.json")
+    assert json.loads((tmp_path / "speed.json").read_text()).keys() == {"tables", "throughput"}
+    assert "training step" in shown
+    assert "training throughput" in shown
+
+
+@pytest.mark.cluster
+def test_the_comparison_of_the_paper_compares_both_models(tmp_path):
+    shown = run("paper.py", "--quick", "-o", tmp_path / "paper.json")
+    results = json.loads((tmp_path / "paper.json").read_text())
+    assert {error["model"] for error in results["errors"]} == {"vad", "vae"}
+    assert "| data | missing | VAD | VAE |" in shown

