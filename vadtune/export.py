@@ -59,8 +59,8 @@ def main(arguments: list[str]) -> int:
 
 def export(args: argparse.Namespace, folders: list[Path]) -> int:
     """Find the trials, export them, print."""
+    from vadtune.data.stored_run import local_copy
     from vadtune.training.decoder_export import check_onnx
-    from vadtune.tuning.mirror import local_copy
     from vadtune.tuning.past_run import open_run
 
     if args.format == "onnx":

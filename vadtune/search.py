@@ -125,8 +125,8 @@ def run_folder(args: argparse.Namespace) -> Path:
     default = f"{safe}-{args.model}-{datetime.now():%Y%m%d-%H%M%S}"
     folder: Path = (args.runs / check_run_name(args.name if args.name is not None else default)).absolute()
     if args.storage and args.storage_url is None:
+        from vadtune.data.storage import open_storage
         from vadtune.tuning.mirror import bring_home, check_unused
-        from vadtune.tuning.storage import open_storage
 
         storage = open_storage(storage_address(args.storage, folder))
         if args.resume:
@@ -179,11 +179,11 @@ def load_problem(args: argparse.Namespace) -> "Problem":
 
 def make_plan(args: argparse.Namespace, folder: Path, space: "Space", sampler: Any, scheduler: Any) -> "Plan":
     """Everything the search loop needs to know, resolved."""
+    from vadtune.data.storage import open_storage
     from vadtune.training.config import TrainConfig
     from vadtune.training.device import resolve_device
     from vadtune.tuning.database import Database, check_url
     from vadtune.tuning.runner import Plan
-    from vadtune.tuning.storage import open_storage
 
     device, gpus_per_trial = resolve_device(args.device, args.gpus_per_trial)
     budget = args.time_budget

@@ -110,7 +110,7 @@ def open_past(text: str | None) -> Iterator[tuple["PastRun | None", int | None]]
     if text is None:
         yield None, None
         return
-    from vadtune.tuning.mirror import local_copy
+    from vadtune.data.stored_run import local_copy
     from vadtune.tuning.past_run import open_run
 
     run, colon, number = text.rpartition(":")

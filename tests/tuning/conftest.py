@@ -9,13 +9,13 @@ import pytest
 
 from tests.tuning import fake_runs
 from tests.tuning.fake_runs import FakeConfig, FakeRuns
+from vadtune.data.storage import open_storage
 from vadtune.settings import Nested
 from vadtune.tuning.cluster import Cluster
 from vadtune.tuning.runner import Outcome, Plan, run_search
 from vadtune.tuning.samplers import TPE
 from vadtune.tuning.schedulers import ASHA
 from vadtune.tuning.space import Space, make_space
-from vadtune.tuning.storage import open_storage
 
 LINE: Nested = {"model": {"x": {"low": -3.0, "high": 3.0}, "depth": {"low": 1, "high": 8}}}
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from tests.tuning.conftest import LINE
 from tests.tuning.fake_runs import FakeConfig, FakeRuns
+from vadtune.data.storage import open_storage
 from vadtune.errors import VadtuneError
 from vadtune.tuning.cluster import Cluster, shipment
 from vadtune.tuning.database import Database
@@ -21,7 +22,6 @@ from vadtune.tuning.runner import Plan, run_search
 from vadtune.tuning.samplers import TPE
 from vadtune.tuning.schedulers import ASHA
 from vadtune.tuning.space import make_space
-from vadtune.tuning.storage import open_storage
 
 
 class Lines:

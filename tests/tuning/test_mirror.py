@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from tests.tuning import s3
+from vadtune.data.storage import Storage, _connect, open_storage, orphans
+from vadtune.data.stored_run import fetch, local_copy
 from vadtune.errors import ArtifactError, ConfigError
 from vadtune.tuning import mirror
 from vadtune.tuning.lock import me
-from vadtune.tuning.mirror import Mirror, bring_home, check_unused, fetch, local_copy, publish
-from vadtune.tuning.storage import Storage, _connect, open_storage, orphans
+from vadtune.tuning.mirror import Mirror, bring_home, check_unused, publish
 
 SETTINGS = {"format_version": 1, "search": {"storage": "filled in"}}
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vadtune.data.storage import Storage, Sweeper, open_storage, orphans
 from vadtune.errors import ConfigError
 from vadtune.tuning.autoscaling import WorkerType, read_types, worker_types
 from vadtune.tuning.cluster import Cluster, Watchdog, shipment
@@ -22,7 +23,6 @@ from vadtune.tuning.preflight import (
     n_fitting,
     node_versions,
 )
-from vadtune.tuning.storage import Storage, Sweeper, open_storage, orphans
 
 
 @pytest.mark.parametrize("name", ["mnist-vad", "a", "2026.11_x+y", "A" * 100])

@@ -15,6 +15,7 @@ import pytest
 from optuna.trial import TrialState
 
 from tests.tuning.fake_runs import FakeConfig, FakeRuns
+from vadtune.data.storage import open_storage
 from vadtune.errors import ConfigError
 from vadtune.settings import parse
 from vadtune.tuning import runner
@@ -22,7 +23,6 @@ from vadtune.tuning.runner import run_search
 from vadtune.tuning.samplers import Grid
 from vadtune.tuning.schedulers import NoScheduler, Scheduler
 from vadtune.tuning.space import make_space
-from vadtune.tuning.storage import open_storage
 from vadtune.tuning.study import best_trial, count_states, read_study
 
 pytestmark = pytest.mark.cluster

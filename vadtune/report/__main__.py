@@ -62,9 +62,9 @@ def _run(options: argparse.Namespace) -> int:
     _check(options)
     if options.live:
         return _serve(options)
+    from vadtune.data.stored_run import local_copy
     from vadtune.report.page import comparison_page, run_page, write_page
     from vadtune.report.run import read_run
-    from vadtune.tuning.mirror import local_copy
 
     runs = []
     for run in options.runs:

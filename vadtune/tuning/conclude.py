@@ -12,6 +12,7 @@ import numpy as np
 from vadtune.data.masks import Block, Mar, Mcar, Mnar, Pattern
 from vadtune.data.problem import Problem
 from vadtune.data.splits import Holdout, Splits
+from vadtune.data.storage import Storage
 from vadtune.data.tables import FloatArray, Table
 from vadtune.errors import ConfigError
 from vadtune.models.base import Model
@@ -36,7 +37,6 @@ from vadtune.training.evaluation import (
 from vadtune.training.fitting import fit_on_all
 from vadtune.training.run import as_tensor, load_best_model
 from vadtune.tuning.baselines import BaselineResult
-from vadtune.tuning.storage import Storage
 from vadtune.tuning.study import BestTrial
 
 # Curves over rates and mechanisms repeat the inference 13 times: enough cells for two digits are enough.

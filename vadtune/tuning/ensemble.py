@@ -13,11 +13,11 @@ import numpy as np
 import torch
 
 from vadtune.data.problem import Problem
+from vadtune.data.storage import Storage
 from vadtune.data.tables import FloatArray
 from vadtune.training.artifact import Artifact, save_artifact
 from vadtune.training.run import as_tensor
 from vadtune.tuning.conclude import Winner, load_trial, score_artifact, validation_name
-from vadtune.tuning.storage import Storage
 from vadtune.tuning.study import BestTrial
 
 # As often as this, for each member wanted, the best addition is sought: how often one is taken is its weight.

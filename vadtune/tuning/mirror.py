@@ -1,20 +1,18 @@
 """The record of a run, copied to its storage: other machines report, export and go on from there."""
 
 import json
-import tempfile
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path, PurePosixPath
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
-from vadtune.errors import ArtifactError, ConfigError
+from vadtune.data.storage import RAY_FOLDER, Storage
+from vadtune.data.stored_run import RECORD, SETTINGS, STUDY, fetch, with_storage
+from vadtune.errors import ConfigError
 from vadtune.tuning.lock import is_gone, me
-from vadtune.tuning.storage import RAY_FOLDER, Storage, open_storage
 
-STUDY, SETTINGS, OWNER = "study.log", "settings.json", "owner.json"
-RECORD = (SETTINGS, STUDY, "trials.csv")
-RESULT = ("summary.json", "evaluation.npz")
+OWNER = "owner.json"
 # How long a search that says nothing may still be alive: three copies missed.
 SILENCE_S = 60.0
 
@@ -89,7 +87,7 @@ class Mirror:
         if name == STUDY:
             content = content[: content.rfind(b"\n") + 1]  # the driver may be writing a line
         if name == SETTINGS:
-            content = _with_storage(content, None)
+            content = with_storage(content, None)
         if self._copied.get(name) != content:
             storage.write(name, content)
             self._copied[name] = content
@@ -152,44 +150,6 @@ def check_unused(storage: Storage) -> None:
         raise ConfigError(f"{storage.address} exists already. Choose another --name, or go on with it by --resume.")
 
 
-def fetch(storage: Storage, folder: Path) -> None:
-    """Copy the record of a run from its storage into a folder.
-
-    Raises:
-        ArtifactError: There is no run.
-    """
-    here = Storage(str(folder))
-    settings = storage.read(SETTINGS)
-    if settings is None:
-        raise ArtifactError(f"{storage.address}: not a run, it has no settings.json. Give --storage and name of a run.")
-    for name in (STUDY, "trials.csv", *RESULT):
-        content = storage.read(name)
-        if content is not None:
-            here.write(name, content)
-    # Last: a folder without settings is no run yet.
-    here.write(SETTINGS, _with_storage(settings, storage.address))
-
-
-@contextmanager
-def local_copy(run: str) -> Iterator[Path]:
-    """The folder of a run; for the time being, if the run is given by the address of its storage.
-
-    Raises:
-        ConfigError: The address cannot be read.
-    """
-    if "://" not in run:
-        yield Path(run)
-        return
-    storage = open_storage(run)
-    with tempfile.TemporaryDirectory(prefix="vadtune-run-") as temporary:
-        folder = Path(temporary) / PurePosixPath(run).name
-        try:
-            fetch(storage, folder)
-        except OSError as error:
-            raise ConfigError(f"{run}: cannot be read ({error}).") from None
-        yield folder
-
-
 def _check_silent(storage: Storage) -> None:
     owner = storage.read(OWNER)
     age = storage.age(OWNER) if owner is not None else None
@@ -202,10 +162,3 @@ def _check_silent(storage: Storage) -> None:
         f"{storage.address}: process {who.get('pid')} on {who.get('host')} searched here {age:.0f} s ago. "
         f"Stop it; if it is gone, wait until {SILENCE_S:.0f} s have passed."
     )
-
-
-def _with_storage(settings: bytes, address: str | None) -> bytes:
-    """Settings that say where the checkpoints are; None: beside them."""
-    values = json.loads(settings)
-    values["search"]["storage"] = address
-    return (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode()

@@ -8,11 +8,11 @@ import optuna
 
 from vadtune.data.problem import Problem, load_problem
 from vadtune.data.splits import DataConfig
+from vadtune.data.storage import Storage, open_storage
 from vadtune.errors import ArtifactError, ConfigError, DataError
 from vadtune.settings import Nested, parse, read_json
 from vadtune.tuning.samplers import draw_seed
 from vadtune.tuning.space import Space
-from vadtune.tuning.storage import Storage, open_storage
 from vadtune.tuning.study import BestTrial, best_trial, find_trial, read_study, top_trials
 
 FORMAT_VERSION = 1

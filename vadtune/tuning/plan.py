@@ -4,11 +4,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from vadtune.data.storage import Storage
 from vadtune.tuning.database import Database
 from vadtune.tuning.samplers import Sampler
 from vadtune.tuning.schedulers import Scheduler
 from vadtune.tuning.space import Space
-from vadtune.tuning.storage import Storage
 from vadtune.tuning.trackers import Tracker
 
 End = Literal["finished", "time budget", "interrupted"]

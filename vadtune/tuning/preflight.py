@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from vadtune import __version__
+from vadtune.data.storage import RAY_FOLDER, Storage
 from vadtune.errors import ConfigError
 from vadtune.tuning.autoscaling import WorkerType
-from vadtune.tuning.storage import RAY_FOLDER, Storage
 
 MAX_NAME = 100
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
+from vadtune.data.storage import RAY_FOLDER
 from vadtune.errors import VadtuneError
 from vadtune.tuning.cluster import Cluster, ClusterLost, Watchdog, interrupt_main_thread, landmarks, quiet_ray
 from vadtune.tuning.database import StudyLost, database_errors, first_line
@@ -18,7 +19,6 @@ from vadtune.tuning.progress import Progress, Silent
 from vadtune.tuning.runs import Job, RunFactory
 from vadtune.tuning.schedulers import report_epochs
 from vadtune.tuning.session import Session
-from vadtune.tuning.storage import RAY_FOLDER
 
 __all__ = ["Outcome", "Plan", "run_search"]
 

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from vadtune.data.storage import Storage
 from vadtune.settings import Nested
-from vadtune.tuning.storage import Storage
 
 
 class Run(Protocol):

@@ -14,9 +14,9 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
+from vadtune.data.storage import Storage
 from vadtune.tuning.ledger import Ledger
 from vadtune.tuning.schedulers import seed_rungs
-from vadtune.tuning.storage import Storage
 
 
 class Session(Protocol):

@@ -7,6 +7,7 @@ from contextlib import suppress
 
 from optuna.trial import TrialState
 
+from vadtune.data.storage import Sweeper, orphans
 from vadtune.errors import ConfigError
 from vadtune.tuning.autoscaling import WorkerType, worker_types
 from vadtune.tuning.cluster import Cluster
@@ -17,7 +18,6 @@ from vadtune.tuning.mirror import Mirror, is_needed
 from vadtune.tuning.plan import End, Outcome, Plan
 from vadtune.tuning.preflight import check_nodes, check_resources, n_fitting
 from vadtune.tuning.progress import Progress, RunningTrial, Snapshot
-from vadtune.tuning.storage import Sweeper, orphans
 from vadtune.tuning.study import (
     checkpoints,
     count_states,

@@ -14,6 +14,7 @@ from pydantic import Field
 
 from vadtune.data.problem import Problem
 from vadtune.data.splits import DataConfig, split
+from vadtune.data.storage import open_storage
 from vadtune.data.tables import Table
 from vadtune.errors import ConfigError, DataError
 from vadtune.settings import Nested, Settings, flatten, parse, unflatten
@@ -28,7 +29,6 @@ from vadtune.tuning.runner import Plan, run_search
 from vadtune.tuning.samplers import Sampler
 from vadtune.tuning.schedulers import Scheduler
 from vadtune.tuning.space import Space, default_space, find_space, load_space, make_space
-from vadtune.tuning.storage import open_storage
 from vadtune.tuning.study import best_trial, read_study
 from vadtune.tuning.trial_runs import TrialData, TrialRuns
 
