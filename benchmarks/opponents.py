@@ -7,6 +7,7 @@ and which helps them.
 """
 
 import copy
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -102,7 +103,8 @@ class Miwae(nn.Module):
     def loss(self, x: Tensor, n_samples: int = 20) -> Tensor:
         """The negative bound (their equation 4)."""
         log_weights, _ = self.weigh(x, n_samples)
-        return -(log_weights.logsumexp(0) - np.log(n_samples)).mean()
+        bound: Tensor = (log_weights.logsumexp(0) - math.log(n_samples)).mean()
+        return -bound
 
     @torch.no_grad()
     def impute(self, x: Tensor, n_samples: int) -> Imputation:
@@ -238,7 +240,7 @@ def main(name: str, folder: Path) -> None:
     began = time.perf_counter()
     found = OPPONENTS[name](seen)
     seconds = time.perf_counter() - began
-    np.savez(folder / f"{name}.npz", x_hat=found.x_hat, seconds=seconds, **found.interval())
+    np.savez(folder / f"{name}.npz", x_hat=found.x_hat, seconds=seconds, allow_pickle=False, **found.interval())
 
 
 if __name__ == "__main__":

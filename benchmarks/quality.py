@@ -69,7 +69,7 @@ class Case:
 
     def problem(self) -> Problem:
         """Its rows and hidden cells: those that `vadtune.search` makes of the same flags."""
-        values = {"dataset": self.dataset, "mechanism": {"kind": self.mechanism}}
+        values: Nested = {"dataset": self.dataset, "mechanism": {"kind": self.mechanism}}
         values |= {"missing_rate": self.missing_rate, "seed": self.seed}
         problem = load_problem(parse(DataConfig, values, "benchmark"), Path("data"))
         if any(column.levels for column in problem.table.columns):
@@ -119,7 +119,7 @@ def run_opponent(method: str, case: Case, problem: Problem, args: argparse.Names
     del case
     splits = problem.splits
     seen = {"validation": splits.validation.rows.x, "validation_truth": splits.validation.truth}
-    np.savez(folder / "seen.npz", train=splits.train.rows.x, test=both(problem), **seen)
+    np.savez(folder / "seen.npz", train=splits.train.rows.x, test=both(problem), allow_pickle=False, **seen)
     call([str(Path(__file__).with_name("opponents.py")), method, str(folder)], args.limit)
     with np.load(folder / f"{method}.npz") as arrays:
         x_hat = arrays["x_hat"]
@@ -196,7 +196,7 @@ def run_all(args: argparse.Namespace, results: Nested) -> None:
 
 
 def write(results: Nested, path: Path) -> None:
-    about = environment()
+    about: Nested = dict(environment())
     about["hardware"] = {key: value for key, value in about["hardware"].items() if key != "host"}
     path.write_text(json.dumps(results | {"environment": about}, indent=1) + "\n")
 

@@ -62,7 +62,9 @@ class Board:
         others = [number for number, method in enumerate(self.methods) if method not in OURS]
         rivals = np.where(np.isnan(self.errors), np.inf, self.errors)[:, others].min(axis=1, initial=np.inf)
         finite = np.isfinite(self.errors) & np.isfinite(rivals)[:, None]
-        return np.divide(self.errors, rivals[:, None], out=np.full_like(self.errors, np.nan), where=finite)
+        found: FloatArray = np.full_like(self.errors, np.nan)
+        np.divide(self.errors, rivals[:, None], out=found, where=finite)
+        return found
 
     def ranked(self) -> "Board":
         """The methods run in at least half of the cases that any of ours was, and the cases all of these were.
@@ -102,7 +104,7 @@ def critical_difference(n_methods: int, n_cases: int, alpha: float = 0.05) -> fl
     Source: Demšar (2006), Statistical comparisons of classifiers over multiple data sets, JMLR 7, section 3.2.2.
     """
     q = float(studentized_range.ppf(1 - alpha, n_methods, np.inf)) / np.sqrt(2)
-    return q * float(np.sqrt(n_methods * (n_methods + 1) / (6 * n_cases)))
+    return float(q * np.sqrt(n_methods * (n_methods + 1) / (6 * n_cases)))
 
 
 def markdown(results: Sequence[Result]) -> str:

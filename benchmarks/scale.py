@@ -123,6 +123,7 @@ class Simulation:
         from vadtune.tuning.schedulers import ASHA, report_epochs
         from vadtune.tuning.searcher import Governor, Proposals
         from vadtune.tuning.space import find_space, load_space
+        from vadtune.tuning.window import Windowed
 
         scheduler = ASHA()
         self.rungs = scheduler.rungs(MAX_EPOCHS)
@@ -132,7 +133,7 @@ class Simulation:
         crew = Alone(folder / "study.log")
         crew.study.add_trials(past_trials(space, self.epochs, n_begun))
         sampler = TPE().build(0, 0)
-        crew.study.sampler = sampler.inner if sees_all else sampler
+        crew.study.sampler = sampler.inner if sees_all and isinstance(sampler, Windowed) else sampler
         self.ledger = Ledger(crew, space, self.shelf, seed=0, rungs=self.rungs, n_trials=n_trials)
         session = SimulatedSession(n_workers)
         self.proposals = Proposals(self.ledger, session)

@@ -57,7 +57,8 @@ class Digits:
     @torch.no_grad()
     def error(self, posterior: Posterior) -> float:
         """RMSE over hidden pixels."""
-        return (self.model.decoder(posterior.mean) - self.truth)[self.hidden].square().mean().sqrt().item()
+        error = (self.model.decoder(posterior.mean) - self.truth)[self.hidden]
+        return float(error.square().mean().sqrt())
 
     def infer(self, method: str, n_steps: int, tolerance: float = 0.0) -> Posterior:
         """Ours."""

@@ -108,7 +108,7 @@ def theirs(rival: str, task: Task, seed: int) -> Search:
         output = Path(folder) / "reports.json"
         command = [sys.executable, str(script), rival, *task.words, "--seed", str(seed), "-o", str(output)]
         began = time.monotonic()
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         wall_s = time.monotonic() - began
         reports = [(at, error) for at, error in json.loads(output.read_text())["reports"]]
     return Search(wall_s, reports)

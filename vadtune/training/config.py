@@ -33,7 +33,7 @@ class InferConfig(Settings):
 
     method: Literal["bound", "lbfgs", "adam", "sgd"] = "bound"
     learning_rate: float = Field(0.1, gt=0.0)
-    n_steps: int = Field(100, ge=1)
+    n_steps: int = Field(200, ge=1)
     tolerance: float = Field(3e-3, ge=0.0)
     warm_steps: int = Field(10, ge=1)
     batch_size: int = Field(4096, ge=1)
