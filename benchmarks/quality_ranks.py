@@ -87,14 +87,14 @@ class Board:
         return np.asarray(rankdata(self.errors, axis=1).mean(axis=0))
 
 
-def board(results: Sequence[Result]) -> Board:
-    """Collect the results; ours come last."""
+def board(results: Sequence[Result], part: str = "test") -> Board:
+    """Collect the errors on `test` or `train` rows; ours come last."""
     cases = sorted({tuple(result[key] for key in KEYS) for result in results})
     methods = sorted({result["method"] for result in results}, key=lambda method: (method in OURS, method))
     errors = np.full((len(cases), len(methods)), np.nan)
     for result in results:
         row = cases.index(tuple(result[key] for key in KEYS))
-        errors[row, methods.index(result["method"])] = result["test"]["rmse"] if "test" in result else np.inf
+        errors[row, methods.index(result["method"])] = result[part]["rmse"] if part in result else np.inf
     return Board(cases, methods, errors)
 
 
@@ -108,15 +108,18 @@ def critical_difference(n_methods: int, n_cases: int, alpha: float = 0.05) -> fl
 
 
 def markdown(results: Sequence[Result]) -> str:
-    """RMSE of each method in each case, the best in bold; then ratios and ranks."""
-    found = board(results)
+    """RMSE of each method in each case, the best in bold; then ratios and ranks. On test rows, then in-sample."""
+    titles = {"test": "Hidden cells of unseen rows", "train": "Hidden cells of the fitted rows, eight times as many"}
+    return "\n\n".join(f"{title}:\n\n{_table(board(results, part))}" for part, title in titles.items())
+
+
+def _table(found: Board) -> str:
     lines = ["| case | " + " | ".join(found.methods) + " |", "|---" * (len(found.methods) + 1) + "|"]
     for case, errors in zip(found.cases, found.errors, strict=True):
         best = np.nanmin(errors)
         lines.append(f"| {case_name(case)} | " + " | ".join(_cell(error, best) for error in errors) + " |")
-    ratios = found.ratios()
-    means = [_mean(column) for column in ratios.T]
-    lines.append("| ratio to the best opponent | " + " | ".join(means) + " |")
+    means = [_mean(column) for column in found.ratios().T]
+    lines.append("| ratio to the best opponent (cases) | " + " | ".join(means) + " |")
     return "\n".join([*lines, "", *_ranking(found.ranked())])
 
 
