@@ -145,7 +145,7 @@ def test_five_lines_are_drawn_in_place(terminal: Callable[..., Terminal]) -> Non
     lines = after_some_frames(terminal())
     labels = [line.split()[0] for line in lines]
     assert labels == ["run", "search", "best", "trials", "rungs", "machine"]
-    assert "0.1887 (validation RMSE of trial 0)" in lines[2]
+    assert "0.1887 (validation error of trial 0)" in lines[2]
     assert "13/60 ended: 4 complete, 9 pruned · 2 running (7 at epoch 12" in lines[3]
     assert lines[4].endswith("epoch 2 stopped 7 of 12 · epoch 6 stopped 3 of 5")
     assert "trials hold 2 of 2 CPUs · CPU " in lines[5]
@@ -269,7 +269,7 @@ def test_memory_in_use_is_between_nothing_and_all() -> None:
 def test_a_real_search_shows_one_view_and_ctrl_c_ends_it_cleanly(terminal: Callable[..., Terminal]) -> None:
     flags = ["--set", "model.decoder.hidden_dim=16", "--missing-rate", "0.2", "--name", "a", "--time-budget", "10m"]
     search = terminal(["-m", "vadtune.search", "wine", *flags])
-    search.read_until(lambda: search.shows("validation RMSE of trial"), 120)
+    search.read_until(lambda: search.shows("validation error of trial"), 120)
     lines = search.lines()
     assert sum(line.startswith("trials ") for line in lines) == 1
     assert sum(line.startswith("machine ") for line in lines) == 1
