@@ -99,6 +99,7 @@ class Terminal:
                 except OSError:  # the process has ended, and with it the other side
                     part = b""
                 if not part:
+                    self.process.wait(timeout=60)  # its side closes a moment before it ends
                     assert done(), "\n".join(self.lines())
                     return
                 self.received += part
