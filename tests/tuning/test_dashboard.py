@@ -13,6 +13,7 @@ import pytest
 from optuna.trial import TrialState
 
 from tests.tuning.test_ledger import Shelf, final, play, report
+from vadtune.tuning.crew import Alone
 from vadtune.tuning.ledger import Ledger
 from vadtune.tuning.samplers import TPE
 from vadtune.tuning.space import Space
@@ -26,8 +27,9 @@ def study(tmp_path: Path, line: Space) -> Path:
     """The study of a search that runs: one trial of each state."""
     path = tmp_path / "night" / "study.log"
     path.parent.mkdir()
-    opened = open_study(path, TPE().build(0, 0))
-    ledger = Ledger(opened, line, Shelf(), seed=7, rungs=(5, 15))
+    crew = Alone(path)
+    crew.study.sampler = TPE().build(0, 0)
+    ledger = Ledger(crew, line, Shelf(), seed=7, rungs=(5, 15))
     play(ledger, "complete", report(5, 0.5), report(15, 0.4), final(0.3))
     play(ledger, "pruned", report(5, 0.6), report(15, 0.55))
     ledger.ask("failed")
@@ -35,7 +37,7 @@ def study(tmp_path: Path, line: Space) -> Path:
     ledger.end("failed", failure="the loss is nan after epoch 7")
     ledger.ask("running")
     ledger.report("running", report(5, 0.45))
-    opened.enqueue_trial({"model.x": 1.0})
+    crew.study.enqueue_trial({"model.x": 1.0})
     return path
 
 
