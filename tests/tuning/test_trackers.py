@@ -4,6 +4,7 @@ import dataclasses
 import struct
 import subprocess
 import sys
+import time
 from collections import defaultdict
 
 import pytest
@@ -125,7 +126,10 @@ def test_weights_and_biases_writes_a_run_a_trial_without_an_account(search, plan
     monkeypatch.setenv("WANDB_MODE", "offline")
     search(dataclasses.replace(plan, n_trials=2, concurrent=1, scheduler=ASHA(), trackers=(WandB(),)))
     for number, values in intermediate(plan).items():
-        (path,) = (plan.folder / "wandb" / f"trial-{number}" / "wandb").glob("offline-run-*/*.wandb")
+        folder, end = plan.folder / "wandb" / f"trial-{number}" / "wandb", time.monotonic() + 60
+        while not list(folder.glob("offline-run-*/*.wandb")) and time.monotonic() < end:
+            time.sleep(0.5)  # a process of W&B's own writes it
+        (path,) = folder.glob("offline-run-*/*.wandb")
         logged = {}
         for data in wandb_records(path):
             record = Record.FromString(data)
