@@ -28,8 +28,6 @@ each cell in place of its value, 0 where it is known; of a category, the chance 
 writes tables of the lower and upper ends of 50%, 80% and 95% intervals; categories have none."""
 
 CSV = (".csv", ".csv.gz")
-# Standard deviations from the middle of a normal to the ends of its intervals, by the share in them in percent.
-INTERVALS = {50: 0.674490, 80: 1.281552, 95: 1.959964}
 
 
 def parser() -> cli.Parser:
@@ -66,6 +64,7 @@ def choose_outputs(args: argparse.Namespace) -> list["Output"]:
     """
     from vadtune.data.files import FORMATS, suffix
     from vadtune.data.filling import Output
+    from vadtune.data.metrics import LEVELS, half_width
 
     for path in (args.table, args.output, *([args.std] if args.std else [])):
         if suffix(path) is None:
@@ -76,9 +75,11 @@ def choose_outputs(args: argparse.Namespace) -> list["Output"]:
     stem = args.output.name[: -len(known)]
     drawn = [args.output.with_name(f"{stem}.{k}{known}") for k in range(1, (args.draws or 0) + 1)]
     outputs = [Output(path) for path in drawn or [args.output]]
-    for level, deviations in INTERVALS.items() if args.intervals else ():
-        outputs.append(Output(args.output.with_name(f"{stem}.low{level}{known}"), deviations=-deviations))
-        outputs.append(Output(args.output.with_name(f"{stem}.high{level}{known}"), deviations=deviations))
+    for level in LEVELS if args.intervals else ():
+        for end, deviations in (("low", -half_width(level)), ("high", half_width(level))):
+            outputs.append(
+                Output(args.output.with_name(f"{stem}.{end}{level * 100:.0f}{known}"), deviations=deviations)
+            )
     outputs += [Output(args.std, is_std=True)] if args.std else []
     for output in outputs:
         if output.path.exists() and output.path.samefile(args.table):

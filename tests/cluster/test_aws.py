@@ -6,15 +6,14 @@ import socket
 import stat
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+
+from tests.tuning.s3 import wait_for
 
 pytest.importorskip("moto", reason="needs moto[server]")
 boto3 = pytest.importorskip("boto3", reason="needs boto3")
@@ -46,24 +45,12 @@ def aws(tmp_path_factory) -> Iterator[None]:
         patch.setenv("AWS_DEFAULT_REGION", "us-west-2")
         patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
         try:
-            wait_for_http(url, server)
+            wait_for(url, server)
             yield
         finally:
             server.kill()
             server.wait()
             log.close()
-
-
-def wait_for_http(url: str, server: subprocess.Popen[bytes]) -> None:
-    for _ in range(300):
-        assert server.poll() is None, "moto's server ended"
-        try:
-            urllib.request.urlopen(url, timeout=5).close()
-        except (urllib.error.URLError, ConnectionError, TimeoutError):
-            time.sleep(0.1)
-        else:
-            return
-    pytest.fail("moto's server does not answer")
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,11 @@ from scipy.special import ndtr
 
 from tests.models.examples import linear_vad, normal
 from vadtune.data.codec import Codec
+from vadtune.data.metrics import half_width
 from vadtune.data.splits import Holdout, Rows, Scaler
 from vadtune.data.tables import Column
 from vadtune.training.artifact import Artifact
-from vadtune.training.calibration import calibration, crps, half_width
+from vadtune.training.calibration import calibration, crps
 from vadtune.training.config import InferConfig, TrialConfig
 
 

@@ -32,7 +32,7 @@ def bucket(folder: Path) -> Iterator[str]:
     with (folder / "moto.log").open("w") as log:
         server = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | ENVIRONMENT)
         try:
-            _wait_for(url, server)
+            wait_for(url, server)
             request = urllib.request.Request(f"{url}/{BUCKET}", method="PUT", headers={"Host": "s3.amazonaws.com"})
             urllib.request.urlopen(request, timeout=10).close()
             yield url
@@ -41,7 +41,8 @@ def bucket(folder: Path) -> Iterator[str]:
             server.wait()
 
 
-def _wait_for(url: str, server: "subprocess.Popen[bytes]") -> None:
+def wait_for(url: str, server: "subprocess.Popen[bytes]") -> None:
+    """Until moto's server answers."""
     for _ in range(300):
         assert server.poll() is None, "moto's server ended"
         try:

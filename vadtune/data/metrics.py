@@ -6,6 +6,7 @@ gets no score. A score without a single hidden cell would mean nothing and is re
 """
 
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,8 @@ from vadtune.data.tables import FloatArray
 from vadtune.errors import DataError
 
 Float64Array = npt.NDArray[np.float64]
+# Of the intervals that are given and checked: their share of the chances.
+LEVELS = (0.5, 0.8, 0.95)
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,6 +25,11 @@ class ColumnErrors:
 
     rmse: Float64Array
     mae: Float64Array
+
+
+def half_width(level: float) -> float:
+    """Standard deviations from the middle of a normal to the ends of an interval that holds this share of it."""
+    return NormalDist().inv_cdf(0.5 + level / 2)
 
 
 def rmse(x_hat: FloatArray, truth: FloatArray) -> float:

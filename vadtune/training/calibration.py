@@ -1,8 +1,9 @@
 """Whether a model is as sure as it should be: intervals and chances against hidden cells."""
 
 import numpy as np
-from scipy.special import ndtr, ndtri
+from scipy.special import ndtr
 
+from vadtune.data.metrics import LEVELS, half_width
 from vadtune.data.splits import Holdout
 from vadtune.data.tables import FloatArray
 from vadtune.models.objective import Posterior
@@ -11,13 +12,6 @@ from vadtune.training.artifact import Artifact
 from vadtune.training.fill import std_of_cells
 from vadtune.training.inference import with_curvature
 from vadtune.training.run import as_tensor
-
-LEVELS = (0.5, 0.8, 0.95)
-
-
-def half_width(level: float) -> float:
-    """Standard deviations from the estimate to the ends of an interval that holds this share of the chances."""
-    return float(ndtri(0.5 + level / 2))
 
 
 def calibration(artifact: Artifact, posterior: Posterior, x_hat: FloatArray, holdout: Holdout) -> Nested:

@@ -9,19 +9,22 @@ Source: Zadeh et al. (2019), arXiv:1903.00840, section 3 (test-time inference).
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from vadtune.models.base import Model
 from vadtune.models.objective import Batch, Posterior
 from vadtune.training.config import InferConfig
 from vadtune.training.lbfgs import descend, evaluate
+from vadtune.training.optimizers import SGD, AdamW
 
 N_PROBES = 16
 # Less memory than in training: most steps are few, and the noise is one of two opposite draws.
 BETAS = (0.8, 0.9)
+PAPER_BETAS = (0.9, 0.999)
 WARM_UP = 0.1
 # Exponentials of larger log variances overflow.
 MAX_LOG_VAR = 10.0
@@ -82,35 +85,26 @@ def descend_bound(model: Model, batch: Batch, start: Posterior, n_steps: int, le
         learning_rate: The highest rate.
     """
     assert start.log_var is not None
-    leaves = [start.mean.clone(), start.log_var.clone()][: 2 if model.learns_log_var else 1]
-    moments = [(torch.zeros_like(leaf), torch.zeros_like(leaf)) for leaf in leaves]
+    moved = [start.mean, start.log_var] if model.learns_log_var else [start.mean]
+    leaves = [nn.Parameter(tensor.clone()) for tensor in moved]
+    # Adam works cell by cell, so that rows do not meet in it.
+    optimizer = AdamW(leaves, 0.0, BETAS)
     rng = torch.Generator().manual_seed(0)
     draw = torch.zeros(start.mean.shape[1])
     for step in range(n_steps):
         draw = -draw if step % 2 else torch.randn(len(draw), generator=rng)
         rise, fall = (step + 1) / (WARM_UP * n_steps), 0.5 * (1 + math.cos(math.pi * step / n_steps))
         gradients = _bound_gradient(model, batch, leaves, start, draw)
-        for leaf, gradient, moment in zip(leaves, gradients, moments, strict=True):
-            _adam(leaf, gradient.nan_to_num_(nan=0.0), moment, step + 1, learning_rate * min(1.0, rise) * fall)
+        for leaf, gradient in zip(leaves, gradients, strict=True):
+            leaf.grad = gradient.nan_to_num_(nan=0.0)
+        optimizer.step(learning_rate * min(1.0, rise) * fall)
         for log_var in leaves[1:]:
             log_var.clamp_(-2 * MAX_LOG_VAR, MAX_LOG_VAR)
-    return _posterior(leaves, start)
-
-
-def _adam(leaf: Tensor, gradient: Tensor, moments: tuple[Tensor, Tensor], count: int, learning_rate: float) -> None:
-    """One step of Adam (Kingma and Ba 2015, arXiv:1412.6980, algorithm 1), cell by cell, so that rows do not meet.
-
-    Not torch's: the first optimizer of a process takes it two seconds of imports.
-    """
-    (beta1, beta2), (moment1, moment2) = BETAS, moments
-    moment1.lerp_(gradient, 1 - beta1)
-    moment2.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-    scale = moment2.div(1 - beta2**count).sqrt_().add_(1e-8)
-    leaf.addcdiv_(moment1, scale, value=-learning_rate / (1 - beta1**count))
+    return _posterior([leaf.detach() for leaf in leaves], start)
 
 
 def _bound_gradient(
-    model: Model, batch: Batch, leaves: list[Tensor], start: Posterior, draw: Float[Tensor, " L"]
+    model: Model, batch: Batch, leaves: Sequence[Tensor], start: Posterior, draw: Float[Tensor, " L"]
 ) -> tuple[Tensor, ...]:
     with torch.enable_grad():
         inputs = [leaf.detach().requires_grad_() for leaf in leaves]
@@ -135,13 +129,12 @@ def descend_gradient(
     model: Model, batch: Batch, start: Float[Tensor, "N L"], n_steps: int, settings: InferConfig
 ) -> Float[Tensor, "N L"]:
     """The paper's scheme: `n_steps` steps of Adam or plain gradient descent at one learning rate, for every row."""
-    mean = start.clone()
-    # Adam works cell by cell, so that rows do not meet in it either.
-    optimizer = (torch.optim.Adam if settings.method == "adam" else torch.optim.SGD)([mean], settings.learning_rate)
+    mean = nn.Parameter(start.clone())
+    optimizer = AdamW([mean], 0.0, PAPER_BETAS) if settings.method == "adam" else SGD([mean], 0.0)
     for _ in range(n_steps):
         _, mean.grad = evaluate(model, batch, mean)
-        optimizer.step()
-    return mean
+        optimizer.step(settings.learning_rate)
+    return mean.detach()
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""How the weights of a model move: Adam with decoupled decay, or plain gradient descent.
+"""How weights, and the posteriors of unseen rows, move: Adam with decoupled decay, or plain gradient descent.
 
 They compute what torch's own compute. But the first optimizer of torch that a process makes takes it two seconds of
 imports, in each worker of a search, and its bookkeeping was a tenth of a step of 2 x 200 decoders at batch 32.
@@ -51,7 +51,12 @@ class Optimizer(ABC):
 
 
 class AdamW(Optimizer):
-    """Adam with decoupled weight decay, all parameters of one decay in one call.
+    """Adam with decoupled weight decay, all parameters of one decay in one call; without decay plain Adam.
+
+    Args:
+        parameters: As of every optimizer.
+        weight_decay: As of every optimizer.
+        betas: How much of the gradients' mean and of their squares' mean a step keeps.
 
     Source: Loshchilov and Hutter (2019), Decoupled weight decay regularization, arXiv:1711.05101, algorithm 2.
     """
@@ -59,8 +64,11 @@ class AdamW(Optimizer):
     BETAS = (0.9, 0.99)
     EPSILON = 1e-8
 
-    def __init__(self, parameters: Iterable[nn.Parameter], weight_decay: float) -> None:
+    def __init__(
+        self, parameters: Iterable[nn.Parameter], weight_decay: float, betas: tuple[float, float] = BETAS
+    ) -> None:
         super().__init__(parameters, weight_decay)
+        self.betas = betas
         self.moment1 = {parameter: torch.zeros_like(parameter) for parameter in self.parameters}
         self.moment2 = {parameter: torch.zeros_like(parameter) for parameter in self.parameters}
         self.n_steps = torch.zeros((), device=self.parameters[0].device)
@@ -79,8 +87,8 @@ class AdamW(Optimizer):
                 [],
                 [self.n_steps] * len(group),
                 lr=learning_rate,
-                beta1=self.BETAS[0],
-                beta2=self.BETAS[1],
+                beta1=self.betas[0],
+                beta2=self.betas[1],
                 weight_decay=weight_decay,
                 eps=self.EPSILON,
                 amsgrad=False,

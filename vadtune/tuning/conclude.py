@@ -197,7 +197,9 @@ def summarise_winner(winner: Winner) -> Nested:
     return {
         "trial": winner.trial.number,
         "params": winner.trial.params,
-        validation_name(winner.tested.artifact.dataset["unit"]): winner.value or winner.trial.value,
+        validation_name(winner.tested.artifact.dataset["unit"]): winner.trial.value
+        if winner.value is None
+        else winner.value,
         **_ensemble(winner),
         "test_rmse": scores.rmse,
         "test_rmse_minmax": scores.rmse_minmax,

@@ -16,8 +16,9 @@ from vadtune.data.problem import Problem
 from vadtune.data.storage import Storage
 from vadtune.data.tables import FloatArray
 from vadtune.training.artifact import Artifact, save_artifact
+from vadtune.training.evaluation import score
 from vadtune.training.run import as_tensor
-from vadtune.tuning.conclude import Winner, load_trial, score_artifact, validation_name
+from vadtune.tuning.conclude import Winner, export_trial, load_trial, score_artifact, validation_name
 from vadtune.tuning.study import BestTrial
 
 # As often as this, for each member wanted, the best addition is sought: how often one is taken is its weight.
@@ -64,6 +65,8 @@ def export_ensemble(
         folder: Of the artifact to write.
         n_members: How many trials to take at most.
     """
+    if n_members == 1 or len(trials) == 1:
+        return export_trial(trials[0], storage, problem, folder)
     candidates = [load_trial(trial, storage, problem) for trial in trials]
     first, x = candidates[0].model, as_tensor(problem.splits.validation.rows.x)
     outputs = [artifact.expect(artifact.posterior(x)).cpu().numpy() for artifact in candidates]
@@ -73,13 +76,15 @@ def export_ensemble(
         return first.codec.score(values.numpy(), problem.splits.validation.truth)
 
     weights, value = choose(outputs, error, n_members)
-    alone = score_artifact(candidates[0], problem)
     if len(weights) == 1:
-        return Winner(trials[0], alone, save_artifact(alone.artifact, folder))
+        tested = score_artifact(candidates[0], problem)
+        return Winner(trials[0], tested, save_artifact(tested.artifact, folder))
+    test = problem.splits.test
+    alone = score(candidates[0].reconstruct(as_tensor(test.rows.x)).cpu().numpy(), test, problem.splits.column_range)
     tested = score_artifact(_join(candidates, weights, problem, value), problem)
     members = {trials[place].number: weight for place, weight in weights.items()}
     saved = save_artifact(tested.artifact, folder)
-    return Winner(trials[0], tested, saved, members=members, alone=alone.scores, value=value)
+    return Winner(trials[0], tested, saved, members=members, alone=alone, value=value)
 
 
 def _join(candidates: Sequence[Artifact], weights: dict[int, float], problem: Problem, value: float) -> Artifact:
