@@ -227,7 +227,6 @@ def evaluation_arrays(tested: Tested, problem: Problem) -> Arrays:
     """What the figures of the report show, beyond the study."""
     table, splits, seed = problem.table, problem.splits, problem.config.seed
     artifact, test = tested.artifact, splits.test
-    known = complete(test)[: _n_curve_rows(problem)]
     labels = None if table.labels is None else table.labels[splits.indices[2]]
     numbers = splits.codec.numbers
     parts = [
@@ -235,7 +234,7 @@ def evaluation_arrays(tested: Tested, problem: Problem) -> Arrays:
         partial(_curves, artifact, problem),
     ]
     if table.image_shape:
-        pictures = known[:N_PICTURES]
+        pictures = _spread(complete(test), N_PICTURES)
         parts.append(partial(gallery, artifact, pictures, GALLERY_RATES, problem.config.mechanism, seed))
     else:
         parts.append(partial(cells, artifact, tested.x_hat, test, seed))
@@ -259,14 +258,16 @@ def write_arrays(path: Path, arrays: Arrays) -> None:
     temporary.replace(path)
 
 
-def _n_curve_rows(problem: Problem) -> int:
-    return min(MAX_CURVE_ROWS, max(N_PICTURES, MAX_CURVE_CELLS // problem.table.n_features))
+def _spread(rows: FloatArray, n: int) -> FloatArray:
+    """At most `n` rows, evenly from first to last: a table may be sorted, as the digits are."""
+    return rows[np.linspace(0, len(rows) - 1, min(n, len(rows))).astype(np.intp)]
 
 
 def _curves(artifact: Artifact, problem: Problem) -> Arrays:
     """Errors over missing rates and over mechanisms, on the same rows, by one inference."""
     config, train = problem.config, problem.splits.train.rows.x
-    known = complete(problem.splits.test)[: _n_curve_rows(problem)]
+    n_rows = min(MAX_CURVE_ROWS, max(N_PICTURES, MAX_CURVE_CELLS // problem.table.n_features))
+    known = _spread(complete(problem.splits.test), n_rows)
     over_rates = [hide(known, config.mechanism, rate, config.seed, artifact.image_shape) for rate in RATES]
     over_mechanisms = dict(_hidden_by_each(known, problem))
     x_hats = reconstruct_each(artifact, [*over_rates, *over_mechanisms.values()])
