@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -14,6 +15,13 @@ from vadtune.errors import ConfigError
 
 T = TypeVar("T")
 Nested = dict[str, Any]
+# A file of settings beyond these is a mistake, or an attack on whoever reads it.
+MAX_TOML_BYTES = 1_000_000
+MAX_JSON_BYTES = 256_000_000
+MAX_DEPTH = 50
+# tomllib takes time and memory with the square of the parts of a dotted key: one of 200 kB takes all there is.
+_PART = r"""(?:[\w-]++|"(?:[^"\\\n]|\\.)*+"|'[^'\n]*+')[ \t]*\.[ \t]*"""
+_LONG_KEY = re.compile(rf"""(?<![\w."'-])(?:{_PART}){{{MAX_DEPTH}}}""")
 
 
 class Settings(BaseModel):
@@ -50,26 +58,85 @@ def parse(kind: Any, values: object, source: str) -> Any:
 
 
 def read_toml(path: Path) -> Nested:
-    """Read a TOML file; a mistake in it is told with the file and the line."""
+    """Read a TOML file; a mistake in it is told with the file and the line.
+
+    Raises:
+        ConfigError: It cannot be read, is no TOML, or is too large or too deep to be settings.
+    """
+    text = _read_text(path, "TOML", MAX_TOML_BYTES)
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}. Give the path of a TOML file.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        return parse_toml(text)
+    except ValueError as error:
         raise ConfigError(f"{path}: not TOML: {error}") from None
 
 
-def read_json(path: Path) -> Nested:
-    """Read a JSON object; a mistake in it is told with the file and the line."""
+def parse_toml(text: str) -> Nested:
+    """Read TOML from whoever it comes.
+
+    Raises:
+        ValueError: It is none, or too deep to be settings; says in which line.
+    """
+    long_key = _LONG_KEY.search(text)
+    if long_key is not None:
+        line = text.count("\n", 0, long_key.start()) + 1
+        raise ValueError(f"a key of more than {MAX_DEPTH} parts (at line {line})")
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}. Give the path of a JSON file.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        values = tomllib.loads(text)
+    except RecursionError:
+        raise ValueError(f"more than {MAX_DEPTH} levels within each other") from None
+    _check_depth(values)
+    return values
+
+
+def read_json(path: Path) -> Nested:
+    """Read a JSON object; a mistake in it is told with the file and the line.
+
+    Raises:
+        ConfigError: It cannot be read, is no JSON object, or is too large or too deep to be settings.
+    """
+    text = _read_text(path, "JSON", MAX_JSON_BYTES)
+    try:
+        values = json.loads(text, object_pairs_hook=_unique)
+        _check_depth(values)
+    except RecursionError:
+        raise ConfigError(f"{path}: not JSON: more than {MAX_DEPTH} levels within each other") from None
+    except ValueError as error:
         raise ConfigError(f"{path}: not JSON: {error}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: found a {type(values).__name__}, expected an object.")
     return values
+
+
+def _read_text(path: Path, kind: str, max_bytes: int) -> str:
+    try:
+        with path.open("rb") as file:
+            content = file.read(max_bytes + 1)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}. Give the path of a {kind} file.") from None
+    if len(content) > max_bytes:
+        raise ConfigError(f"{path}: more than {max_bytes / 1e6:g} MB, which no settings have.")
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not {kind}: {error}") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> Nested:
+    """An object of JSON; of two equal keys the second would silently win."""
+    values: Nested = {}
+    for key, value in pairs:
+        if key in values:
+            raise ValueError(f"{key!r} stands there twice")
+        values[key] = value
+    return values
+
+
+def _check_depth(values: object, room: int = MAX_DEPTH) -> None:
+    if room < 0:
+        raise ValueError(f"more than {MAX_DEPTH} levels within each other")
+    if isinstance(values, dict | list):
+        for value in values.values() if isinstance(values, dict) else values:
+            _check_depth(value, room - 1)
 
 
 def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -107,7 +174,7 @@ def parse_assignments(assignments: Iterable[str]) -> Nested:
     nested: Nested = {}
     for text in assignments:
         path, equals, value = text.partition("=")
-        if not equals or not path.strip():
+        if not equals or not path.strip() or path.count(".") > MAX_DEPTH:
             raise ConfigError(f"--set {text}: expected PATH=VALUE, such as --set model.latent_dim=8")
         set_path(nested, path.strip(), _toml_value(value.strip()))
     return nested
@@ -131,8 +198,8 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 def _toml_value(text: str) -> Any:
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        return parse_toml(f"value = {text}")["value"]
+    except ValueError:
         return text
 
 

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -87,10 +88,51 @@ def test_a_flipped_byte_in_any_file_is_told_by_its_name(folder, name):
         load_artifact(folder)
 
 
+@pytest.mark.parametrize("kept", [0.0, 0.5, 0.99])
+@pytest.mark.parametrize("name", [*FILES, "SHA256SUMS"])
+def test_a_truncated_file_is_told_by_its_name(folder, name, kept):
+    content = (folder / name).read_bytes()
+    (folder / name).write_bytes(content[: int(kept * len(content))])
+    with pytest.raises(ArtifactError, match=name):
+        load_artifact(folder)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_of_another_artifact_is_told_by_its_name(folder, tmp_path, name):
+    other = dataclasses.replace(example(image_shape=None, dataset={"name": "u"}, metrics={"test_rmse": 0.3}))
+    other = dataclasses.replace(other, scaler=Scaler(np.zeros(4), np.ones(4)), model=small().model.build(4).eval())
+    shutil.copy(save_artifact(other, tmp_path / "other") / name, folder / name)
+    if name in ("codec.json", "environment.json"):  # one like the other
+        load_artifact(folder)
+        return
+    with pytest.raises(ArtifactError, match=rf"{name}: its checksum"):
+        load_artifact(folder)
+
+
+def two_members(tmp_path):
+    return save_artifact(dataclasses.replace(example(), weight=0.5, others=(example(),)), tmp_path / "both")
+
+
+@pytest.mark.parametrize("name", [*FILES, "SHA256SUMS"])
+def test_a_spoilt_file_of_a_member_is_told_by_its_name(tmp_path, name):
+    folder = two_members(tmp_path)
+    member = folder / "members" / "2" / name
+    member.write_bytes(member.read_bytes()[:-1])
+    with pytest.raises(ArtifactError, match=rf"members/2{'' if name == 'SHA256SUMS' else '/' + name}"):
+        load_artifact(folder)
+
+
+def test_a_member_of_another_ensemble_with_fitting_checksums_is_refused(tmp_path):
+    folder = two_members(tmp_path)
+    edit(folder / "members" / "2", "metrics.json", test_rmse=0.0)
+    with pytest.raises(ArtifactError, match="members/2: not the member that was exported"):
+        load_artifact(folder)
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_a_missing_file_is_told_by_its_name(folder, name):
     (folder / name).unlink()
-    with pytest.raises(ArtifactError, match=rf"{name}: missing. Export"):
+    with pytest.raises(ArtifactError, match=rf"{name}: missing.*Export"):
         load_artifact(folder)
 
 
@@ -239,7 +281,38 @@ def test_weights_of_another_shape_are_errors_of_the_artifact(folder):
     doubled = {name: tensor.repeat(2) if tensor.ndim == 1 else tensor for name, tensor in weights.items()}
     save_file(doubled, folder / "model.safetensors")
     sign(folder)
-    with pytest.raises(ArtifactError, match="size mismatch"):
+    with pytest.raises(ArtifactError, match=r"bias is of shape \(32,\); its settings make it of shape \(16,\)"):
+        load_artifact(folder)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"decoder": {"hidden_dim": 10**7}},  # 400 TB of weights
+        {"decoder": {"hidden_dim": 10**13}},
+        {"latent_dim": 10**12},
+        {"latent_dim": 10**30},
+        {"decoder": {"n_layers": 10**9}},
+        {"decoder": {"kind": "projective", "hidden_dim": 10**7}},
+        {"kind": "vae", "encoder": {"hidden_dim": 10**7}},
+    ],
+    ids=str,
+)
+def test_settings_that_would_take_all_memory_are_compared_with_the_weights_first(folder, model):
+    trial = json.loads((folder / "config.json").read_text())["trial"]
+    lie = {"kind": "vad", "decoder": {"hidden_dim": 16, "n_layers": 1}} | model
+    edit(folder, "config.json", trial=trial | {"model": lie})
+    before = psutil.Process().memory_info().rss
+    with pytest.raises(ArtifactError, match=r"settings make|n_layers|latent_dim"):
+        load_artifact(folder)
+    assert psutil.Process().memory_info().rss - before < 100e6
+
+
+def test_weights_that_the_settings_do_not_know_are_refused(folder):
+    weights = load_file(folder / "model.safetensors")
+    save_file(weights | {"surprise": torch.zeros(3)}, folder / "model.safetensors")
+    sign(folder)
+    with pytest.raises(ArtifactError, match="surprise is of shape"):
         load_artifact(folder)
 
 

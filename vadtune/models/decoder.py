@@ -26,7 +26,7 @@ class MLPSettings(Settings):
     """Widths and kinds of the hidden layers; scalars only, so that every one can be searched."""
 
     hidden_dim: int = Field(256, ge=1)
-    n_layers: int = Field(2, ge=0)
+    n_layers: int = Field(2, ge=0, le=256)
     activation: Activation = "silu"
     layer_norm: bool = False
     dropout: float = Field(0.0, ge=0.0, lt=1.0)

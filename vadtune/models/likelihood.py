@@ -9,6 +9,7 @@ McCullagh (1980), Regression models for ordinal data, JRSS B 42 (the ordinal thr
 from abc import ABC, abstractmethod
 from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from pydantic import Field
@@ -140,10 +141,10 @@ class Mixed(Likelihood):
         ends = [codec.numbers.size, codec.numbers.size + codec.binaries.size, codec.n_single]
         self.ends = ends
         self.thresholds = Thresholds(codec.n_levels)
-        widths = torch.tensor(codec.widths, dtype=torch.long)
+        widths = np.array(codec.widths, dtype=np.int64)
         # Which block each of the one-hot outputs belongs to, and where each block begins.
-        self.register_buffer("block", torch.arange(len(widths)).repeat_interleave(widths), persistent=False)
-        self.register_buffer("first", widths.cumsum(0) - widths, persistent=False)
+        self.register_buffer("block", torch.from_numpy(np.arange(len(widths)).repeat(widths)), persistent=False)
+        self.register_buffer("first", torch.from_numpy(widths.cumsum() - widths), persistent=False)
 
     def loss(self, outputs: Float[Tensor, "N E"], batch: Batch) -> Float[Tensor, " N"]:
         """The sum over all four parts."""

@@ -21,8 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from vadtune.data.codec import Codec
@@ -32,11 +31,12 @@ from vadtune.data.tables import Column, FloatArray, Table
 from vadtune.errors import ArtifactError, ConfigError, DataError
 from vadtune.models.base import Model
 from vadtune.models.objective import Posterior
-from vadtune.settings import Nested, nearest, parse
+from vadtune.settings import Nested, nearest, parse, read_json
 from vadtune.training.config import TrialConfig
 from vadtune.training.environment import environment
 from vadtune.training.inference import infer
 from vadtune.training.model_card import model_card
+from vadtune.training.weights import load_model
 
 FORMAT_VERSION = 2
 SUMS = "SHA256SUMS"
@@ -210,12 +210,9 @@ def load_artifact(folder: Path, device: str = "cpu") -> Artifact:
         shape = _image_shape(header["image_shape"])
         dataset = dict(header["dataset"])
         _check_sizes(columns, scaler, codec, shape)
-        with torch.random.fork_rng(devices=[]):  # first weights are random and not used: no random number is, either
-            model = config.model.build(codec)
-        model.load_state_dict(load_file(folder / "model.safetensors"))
-    except (ConfigError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+    except (ConfigError, KeyError, TypeError, ValueError) as error:
         raise ArtifactError(f"{folder}: {error}. Export it again.") from None
-    model = model.to(torch.device(device)).eval()
+    model = load_model(config, codec, folder / "model.safetensors").to(torch.device(device))
     metrics, weight = _read(folder / "metrics.json"), float(header.get("weight", 1.0))
     others = tuple(_load_member(folder, name, digest, device) for name, digest in header.get("members", {}).items())
     first = Artifact(model, config, scaler, columns, shape, dataset, metrics, others, weight)
@@ -275,6 +272,8 @@ def _verify(folder: Path) -> None:
         raise ArtifactError(f"{folder}: not an exported model, it has no {SUMS}. Give the folder best/ of a run.")
     lines = (folder / SUMS).read_text(encoding="utf-8", errors="replace").splitlines()
     sums = {Path(name).name: expected for expected, _, name in (line.partition("  ") for line in lines)}
+    if "" in sums:
+        raise ArtifactError(f"{folder / SUMS}: not a list of checksums. Export the model again.")
     for name in sums.keys() | set(FILES):
         path = folder / name
         try:
@@ -282,7 +281,7 @@ def _verify(folder: Path) -> None:
         except OSError as error:
             raise ArtifactError(f"{path}: {error.strerror}. Export the model again.") from None
         if found is None:
-            raise ArtifactError(f"{path}: missing. Export the model again.")
+            raise ArtifactError(f"{path}: missing, though {SUMS} lists it. Export the model again.")
         if found != sums.get(name):
             raise ArtifactError(f"{path}: its checksum is not the one in {SUMS}. Export the model again.")
 
@@ -315,14 +314,11 @@ def _some(names: list[str]) -> str:
     return ", ".join(map(repr, names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> Nested:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ArtifactError(f"{path}: {error}. Export the model again.") from None
-    if not isinstance(values, dict):
-        raise ArtifactError(f"{path}: not an object. Export the model again.")
-    return values
+        return read_json(path)
+    except ConfigError as error:
+        raise ArtifactError(f"{error} Export the model again.") from None
 
 
 def _json(values: object) -> str:

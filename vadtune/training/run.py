@@ -23,6 +23,7 @@ from vadtune.settings import parse
 from vadtune.training.config import TrialConfig
 from vadtune.training.inference import infer, infer_further
 from vadtune.training.trainer import Trainer
+from vadtune.training.weights import load_model
 
 Tensors = dict[str, Tensor]
 
@@ -166,9 +167,7 @@ def load_best_model(folder: Path, codec: Codec) -> tuple[TrialConfig, Model]:
     state = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     # Settings may have changed since: that is told as all wrong settings are.
     config: TrialConfig = parse(TrialConfig, state["config"], str(folder / "run.json"))
-    model = config.model.build(codec)
-    model.load_state_dict(_under("best.", load_file(folder / "run.safetensors")))
-    return config, model.eval()
+    return config, load_model(config, codec, folder / "run.safetensors", "best.")
 
 
 def as_tensor(x: FloatArray) -> Tensor:
