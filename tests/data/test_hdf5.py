@@ -4,6 +4,7 @@ import h5py
 import numpy as np
 import pytest
 
+from vadtune.data import hdf5
 from vadtune.data.tables import read_table
 from vadtune.errors import DataError
 
@@ -104,4 +105,17 @@ def test_one_hostile_part_of_a_reference_layout_is_refused(path, secret):
         file["train_data"] = np.eye(3)
         file["test_data"] = h5py.ExternalLink(str(secret.with_name("other.h5")), "values")
     with pytest.raises(DataError, match="test_data is a link"):
+        read_table(path)
+
+
+def test_a_heap_in_which_hdf5_would_search_for_ever_is_given_up(path, monkeypatch):
+    with h5py.File(path, "w") as file:
+        file["values"] = np.eye(2)
+        file.create_dataset("columns", data=np.array(["a", "b"], dtype=object), dtype=h5py.string_dtype())
+    content = path.read_bytes()
+    heap = content.index(b"GCOL")
+    # The first object of the heap says that it is 0 bytes long and free: HDF5 goes to the next one, which it is.
+    path.write_bytes(content[: heap + 16] + bytes(16) + content[heap + 32 :])
+    monkeypatch.setattr(hdf5, "_TEXT_LIMIT_S", 3.0)
+    with pytest.raises(DataError, match="columns cannot be read"):
         read_table(path)

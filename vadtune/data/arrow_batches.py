@@ -8,7 +8,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from vadtune.data.files import read_csv_frame, suffix, written_beside
+from vadtune.data.damage import DAMAGED, first_line
+from vadtune.data.files import read_csv_frame, read_feather, suffix, written_beside
 from vadtune.data.filling import Fill, Output, Tell
 from vadtune.data.frames import from_frame, from_frame_as
 from vadtune.data.kinds import date_text, levels_at
@@ -53,11 +54,10 @@ class TableSource:
 
     def __init__(self, path: Path, fill: Fill) -> None:
         import pyarrow as pa
-        from pyarrow import feather
 
         self.path = path
         if suffix(path) == ".feather":
-            self.table = _checked(path, lambda: feather.read_table(path)).unify_dictionaries()
+            self.table = _checked(path, lambda: read_feather(path)).unify_dictionaries()
         else:
             texts = [column.name for column in fill.columns if column.is_text or column.format]
             self.table = pa.Table.from_pandas(read_csv_frame(path, texts, fill.missing))
@@ -279,5 +279,5 @@ def nullable(kind: Any) -> Any:
 def _checked(path: Path, read: Callable[[], Any]) -> Any:
     try:
         return read()
-    except (OSError, ValueError, KeyError) as error:  # ArrowInvalid is a ValueError
-        raise DataError(f"{path}: cannot be read: {str(error).splitlines()[0]}") from None
+    except DAMAGED as error:
+        raise DataError(f"{path}: cannot be read: {first_line(error)}") from None

@@ -1,9 +1,9 @@
 """The file formats of a table, by suffix."""
 
+import gzip
 import os
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from vadtune.data.damage import DAMAGED, first_line
 from vadtune.data.declared import NOTHING, Declared, beside, texts_of
 from vadtune.data.frames import from_frame, to_frame
 from vadtune.data.hdf5 import check_memory, open_hdf5, read_datasets, top_datasets
@@ -89,6 +90,7 @@ def read_csv_frame(path: Path, texts: Iterable[str] = (), missing: Iterable[str 
     import pandas as pd
 
     try:
+        check_memory(_text_size(path), path)
         head = pd.read_csv(path, header=None, nrows=1, dtype=str, keep_default_na=False).iloc[0].tolist()
         check_head(head, path)
         index_col = 0 if head[0] == "" else None
@@ -100,11 +102,23 @@ def read_csv_frame(path: Path, texts: Iterable[str] = (), missing: Iterable[str 
             dtype=dict.fromkeys(set(texts) & set(head), "string"),
             na_values=texts_of(missing),
         )
-    except (OSError, EOFError, ValueError, zlib.error) as error:  # pandas' parser errors are ValueErrors
-        raise DataError(f"{path}: cannot be read as CSV: {_first_line(error)}") from None
+    except DAMAGED as error:
+        raise DataError(f"{path}: cannot be read as CSV: {first_line(error)}") from None
     if index_col is None and not isinstance(frame.index, pd.RangeIndex):
         raise DataError(f"{path}: the rows have more cells than the first line has names.")
     return frame
+
+
+def _text_size(path: Path) -> int:
+    """How long the text of a file is; a packed one is not unpacked past what memory holds."""
+    if not path.name.lower().endswith(".gz"):
+        return path.stat().st_size
+    size = 0
+    with gzip.open(path) as file:
+        while part := file.read(2**22):
+            size += len(part)
+            check_memory(size, path)
+    return size
 
 
 def check_head(head: list[str], path: Path) -> None:
@@ -134,8 +148,14 @@ def _write_csv(table: Table, path: Path) -> None:
 
 def _read_parquet(path: Path, stem: str, declared: Declared) -> Table:
     import pandas as pd
+    import pyarrow.parquet as pq
 
-    return _read_arrow(pd.read_parquet, path, stem, declared)
+    def frame() -> "pd.DataFrame":
+        about = pq.read_metadata(path)
+        check_memory(8 * about.num_rows * about.num_columns, path)
+        return pd.read_parquet(path)
+
+    return _read_arrow(frame, path, stem, declared)
 
 
 def _write_parquet(table: Table, path: Path) -> None:
@@ -145,7 +165,20 @@ def _write_parquet(table: Table, path: Path) -> None:
 def _read_feather(path: Path, stem: str, declared: Declared) -> Table:
     import pandas as pd
 
-    return _read_arrow(pd.read_feather, path, stem, declared)
+    def frame() -> "pd.DataFrame":
+        read_feather(path)
+        return pd.read_feather(path)
+
+    return _read_arrow(frame, path, stem, declared)
+
+
+def read_feather(path: Path) -> Any:
+    """The Arrow table of a Feather file; Arrow believes offsets, and a false one would end the process later."""
+    from pyarrow import feather
+
+    table = feather.read_table(path)
+    table.validate(full=True)
+    return table
 
 
 def _write_feather(table: Table, path: Path) -> None:
@@ -155,11 +188,11 @@ def _write_feather(table: Table, path: Path) -> None:
     feather.write_feather(pa.Table.from_pandas(to_frame(table)), str(path))  # pandas' own refuses an index
 
 
-def _read_arrow(reader: "Callable[[Path], pd.DataFrame]", path: Path, stem: str, declared: Declared) -> Table:
+def _read_arrow(reader: "Callable[[], pd.DataFrame]", path: Path, stem: str, declared: Declared) -> Table:
     try:
-        frame = reader(path)
-    except (OSError, ValueError, KeyError) as error:  # ArrowInvalid is a ValueError
-        raise DataError(f"{path}: cannot be read: {_first_line(error)}") from None
+        frame = reader()
+    except DAMAGED as error:
+        raise DataError(f"{path}: cannot be read: {first_line(error)}") from None
     return from_frame(frame, stem, str(path), declared)
 
 
@@ -191,15 +224,15 @@ def read_npz(path: Path) -> dict[str, npt.NDArray[Any]]:
             check_memory(sum(member.file_size for member in archive.infolist()), path)
         loaded = _load(path)
         return {key: loaded[key] for key in loaded.files}
-    except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{path}: cannot be read as .npz: {_first_line(error)}") from None
+    except DAMAGED as error:
+        raise DataError(f"{path}: cannot be read as .npz: {first_line(error)}") from None
 
 
 def _load(path: Path) -> Any:
     try:
         return np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: cannot be read: {_first_line(error)}") from None
+    except DAMAGED as error:
+        raise DataError(f"{path}: cannot be read: {first_line(error)}") from None
 
 
 def _write_npz(table: Table, path: Path) -> None:
@@ -241,10 +274,6 @@ def _write_h5(table: Table, path: Path) -> None:
             file.create_dataset(
                 name, data=array.astype(object) if is_text else array, dtype=h5py.string_dtype() if is_text else None
             )
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 FORMATS: dict[str, tuple[Callable[[Path, str, Declared], Table], Callable[[Table, Path], None]]] = {

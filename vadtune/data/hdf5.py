@@ -1,5 +1,8 @@
 """Reading HDF5 from strangers: nothing outside the file, nothing larger than memory."""
 
+import json
+import subprocess
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,7 +11,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from vadtune.data.damage import DAMAGED, first_line
 from vadtune.errors import DataError
+
+_TEXT_LIMIT_S = 60.0
+_TEXTS = "import sys, json, h5py; json.dump(h5py.File(sys.argv[1])[sys.argv[2]].asstr()[...].tolist(), sys.stdout)"
 
 
 @contextmanager
@@ -25,8 +32,8 @@ def open_hdf5(path: Path) -> Iterator[Any]:
     try:
         with h5py.File(path, "r") as file:
             yield file
-    except (OSError, RuntimeError) as error:
-        raise DataError(f"{path}: cannot be read as HDF5: {error}") from None
+    except DAMAGED as error:
+        raise DataError(f"{path}: cannot be read as HDF5: {first_line(error)}") from None
 
 
 def read_datasets(file: Any, names: Iterable[str], path: Path) -> dict[str, npt.NDArray[Any]]:
@@ -37,7 +44,7 @@ def read_datasets(file: Any, names: Iterable[str], path: Path) -> dict[str, npt.
     """
     datasets = {name: _stored_dataset(file, name, path) for name in names}
     check_memory(sum(8 * int(dataset.size) for dataset in datasets.values()), path)
-    return {name: _read(dataset) for name, dataset in datasets.items()}
+    return {name: _read(dataset, path) for name, dataset in datasets.items()}
 
 
 def top_datasets(file: Any) -> list[str]:
@@ -82,9 +89,31 @@ def _stored_dataset(file: Any, name: str, path: Path) -> Any:
     return dataset
 
 
-def _read(dataset: Any) -> npt.NDArray[Any]:
+def _read(dataset: Any, path: Path) -> npt.NDArray[Any]:
     import h5py
 
-    if h5py.check_string_dtype(dataset.dtype):
-        return np.array(dataset.asstr()[...], dtype=str)
-    return np.asarray(dataset[...])
+    text = h5py.check_string_dtype(dataset.dtype)
+    if text is None:
+        return np.asarray(dataset[...])
+    if text.length is None:
+        return np.array(_read_texts(path, dataset.name), dtype=str)
+    return np.array(dataset.asstr()[...], dtype=str)
+
+
+def _read_texts(path: Path, name: str) -> list[Any]:
+    """Text of any length, read by another process: in a damaged heap HDF5 may search for ever, or crash."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", _TEXTS, str(path.absolute()), name],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_TEXT_LIMIT_S,
+            check=True,
+        )
+    except subprocess.TimeoutExpired:
+        raise DataError(f"{path}: {name} cannot be read in {_TEXT_LIMIT_S:g} s: the file is damaged.") from None
+    except subprocess.CalledProcessError as error:
+        said = error.stderr.decode(errors="replace").strip().splitlines() or [f"HDF5 crashed ({error.returncode})"]
+        raise DataError(f"{path}: {name} cannot be read: {said[-1]}") from None
+    texts = json.loads(done.stdout)
+    return texts if isinstance(texts, list) else [texts]

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from vadtune.data.damage import DAMAGED
 from vadtune.errors import ArtifactError
 
 FloatArray = npt.NDArray[np.floating[Any]]
@@ -106,7 +107,7 @@ def _arrays(path: Path) -> Mapping[str, npt.NDArray[Any]]:
             raise ArtifactError(f"{path}: unpacks to {size} bytes, more than {MAX_BYTES}. Export it again.")
         with np.load(path, allow_pickle=False) as archive:
             return {name: np.asarray(archive[name]) for name in archive.files}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError, MemoryError) as error:
+    except DAMAGED as error:
         raise ArtifactError(f"{path}: not an npz file of plain arrays: {error}") from None
 
 

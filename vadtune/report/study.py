@@ -8,6 +8,7 @@ from typing import Any
 from optuna.storages.journal import BaseJournalBackend, JournalStorage
 from optuna.trial import FrozenTrial
 
+from vadtune.data.damage import DAMAGED
 from vadtune.errors import ArtifactError
 
 
@@ -69,7 +70,7 @@ class StudyReader:
             studies = self._storage.get_all_studies()
         except OSError as error:
             raise ArtifactError(f"{self._path}: {error.strerror}. Give the folder of a run.") from None
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError, AssertionError) as error:
+        except DAMAGED as error:
             raise ArtifactError(f"{self._path}: not an Optuna journal ({error!r}).") from None
         named = [study for study in studies if study.study_name == self._study_name] or studies
         if len(named) > 1:
@@ -90,7 +91,7 @@ class StudyReader:
             self._storage = JournalStorage(self._journal)
         except OSError as error:
             raise ArtifactError(f"{self._path}: {error.strerror}. Give the folder of a run.") from None
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError, AssertionError) as error:
+        except DAMAGED as error:
             raise ArtifactError(f"{self._path}: not an Optuna journal ({error!r}).") from None
 
 

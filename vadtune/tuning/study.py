@@ -17,6 +17,7 @@ import pandas as pd
 from optuna.storages.journal import BaseJournalBackend, JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import FrozenTrial, TrialState
 
+from vadtune.data.damage import DAMAGED
 from vadtune.errors import ConfigError, NoUsableTrial
 
 STATES: tuple[str, ...] = ("complete", "pruned", "failed", "running", "waiting")
@@ -127,7 +128,7 @@ def _load(path: Path, sampler: optuna.samplers.BaseSampler | None) -> optuna.Stu
             study = optuna.create_study(study_name=name, storage=storage, sampler=sampler, direction="minimize")
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror or error}. Check the disk and the rights of the folder.") from None
-    except (ValueError, KeyError, AssertionError) as error:
+    except DAMAGED as error:
         raise ConfigError(f"{path}: not a study that Optuna can read ({error}). Restore it from a copy.") from None
     if study.directions != [optuna.study.StudyDirection.MINIMIZE]:
         raise ConfigError(f"{path}: the study maximizes; imputation_rmse is to be minimized. Take another run name.")
