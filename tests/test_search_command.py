@@ -17,7 +17,7 @@ from tests.test_any_table import holed, tips
 from vadtune.cli import say
 from vadtune.result import sentences
 from vadtune.training.artifact import load_artifact
-from vadtune.tuning.study import read_study
+from vadtune.tuning.study import count_states, read_study
 
 TINY = ["--max-epochs", "9", "--missing-rate", "0.2", "--set", "model.decoder.hidden_dim=16"]
 
@@ -164,6 +164,36 @@ def test_ctrl_c_leaves_a_run_that_can_be_read_and_resumed(tmp_path):
     assert "RUNNING" not in states
     assert {"COMPLETE", "WAITING"} & states
     assert (tmp_path / "runs" / "cut" / "best" / "SHA256SUMS").exists()
+
+
+@pytest.mark.cluster
+def test_sigterm_twice_at_once_ends_with_the_command_that_resumes_and_a_whole_study(tmp_path):
+    command = [sys.executable, "-m", "vadtune.search", "wine", "--name", "cut", "--trials", "500", *TINY]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    study = tmp_path / "runs" / "cut" / "study.log"
+    while not study.exists():  # the search has begun, and Ray is still starting
+        assert process.poll() is None
+        time.sleep(0.05)
+    for _ in range(2):
+        process.terminate()
+        time.sleep(0.2)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode in (130, 3), errors
+    assert "Traceback" not in errors
+    assert "--name cut --trials 500" in errors
+    assert "--resume" in errors
+    assert count_states(read_study(study))["running"] == 0
+    assert not (tmp_path / "runs" / "cut" / "search.lock").exists()
+
+
+def test_sigterm_before_anything_began_is_an_interrupt_like_any():
+    code = "import signal, time\nfrom vadtune import cli\ncli.run(lambda _: (print('up', flush=True), time.sleep(60)))"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "up\n"
+    process.terminate()
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (130, "interrupted\n")
 
 
 def test_names_cannot_steer_the_terminal_that_shows_the_result():

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -105,6 +106,8 @@ def run(command: Callable[[list[str]], int | None]) -> NoReturn:
     """Run a command as a program: its errors become one line on stderr and an exit code."""
     # Before torch is loaded: threads of OpenMP that spin while they wait make a busy machine ten times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # To be asked to end by whoever runs machines is to be interrupted: what is half written goes, and the code is 130.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         status = command(sys.argv[1:])
         sys.stdout.flush()

@@ -66,11 +66,16 @@ def search(args: argparse.Namespace, command: str) -> int:
     """Search, export, compare, report, print."""
     began = time.monotonic()
     folder = run_folder(args)
-    # Ray takes seconds to start: meanwhile the table is read, and the baselines begin while torch is imported.
-    with _cluster(args) as cluster:
-        problem = load_problem(args)
-        with _baselines(problem) as baselines:
-            document, is_interrupted = _search(args, command, folder, problem, baselines, cluster, began)
+    try:
+        # Ray takes seconds to start: meanwhile the table is read, and the baselines begin while torch is imported.
+        with _cluster(args) as cluster:
+            problem = load_problem(args)
+            with _baselines(problem) as baselines:
+                document, is_interrupted = _search(args, command, folder, problem, baselines, cluster, began)
+    except KeyboardInterrupt:
+        if (folder / "study.log").exists():
+            _say_resume(command, folder)
+        raise
     if args.json:
         cli.show_json(document)
     else:
@@ -105,6 +110,7 @@ def _search(
     from vadtune.tuning.record import begin, describe_run, rounded, summarise
 
     plan = make_plan(args, folder, *resolve_space(args, is_image=problem.table.image_shape is not None))
+    _warn_of_strangers(args, folder)
     check_folder(folder)
     with locked(folder):
         begin(folder, describe_run(command, plan, problem), resume=args.resume, database=plan.database)
@@ -113,7 +119,7 @@ def _search(
         cluster.close()
         is_interrupted = outcome.end == "interrupted"
         if is_interrupted:
-            cli.say("Interrupted; everything so far is saved. Go on with:", "  " + resume_command(command, folder.name))
+            _say_resume(command, folder)
         phases = outcome.seconds_by_phase
         with _timed(phases, "export"):
             winners = _export(plan, problem, args.top, args.ensemble)
@@ -132,6 +138,17 @@ def _search(
         _write_summary(folder, document)
         _publish(plan, outcome)
     return document, is_interrupted
+
+
+def _warn_of_strangers(args: argparse.Namespace, folder: Path) -> None:
+    from vadtune.tuning.preflight import foreign_owner
+
+    owner = foreign_owner(folder) if args.resume else None
+    if owner is not None:
+        cli.say(
+            f"warning: {folder} belongs to {owner}. Its study and checkpoints are read, never unpickled; "
+            "what lies in ray/ beside the checkpoints of its study will be deleted."
+        )
 
 
 def run_folder(args: argparse.Namespace) -> Path:
@@ -236,6 +253,10 @@ def _trackers(args: argparse.Namespace) -> tuple[Any, ...]:
     from vadtune.tuning.trackers import Tracker
 
     return tuple(parse(Tracker, {"kind": kind}, "--log-to") for kind in dict.fromkeys(args.log_to))
+
+
+def _say_resume(command: str, folder: Path) -> None:
+    cli.say("Interrupted; everything so far is saved. Go on with:", "  " + resume_command(command, folder.name))
 
 
 def resume_command(command: str, name: str) -> str:

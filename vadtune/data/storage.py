@@ -50,13 +50,18 @@ class Storage:
         return str(PurePosixPath(path).relative_to(root))
 
     def exists(self, checkpoint: str) -> bool:
-        """Whether a checkpoint is still there."""
+        """Whether a checkpoint is still there; what a study of strangers names elsewhere is none."""
+        if not _is_below(checkpoint):
+            return False
         filesystem, root = self._filesystem()
         info = _patiently(lambda: filesystem.get_file_info(f"{root}/{checkpoint}"))
         return bool(info.type != fs.FileType.NotFound)
 
     def delete(self, name: str) -> None:
-        """Remove a checkpoint, a folder of them or a file; what is gone is no error."""
+        """Remove a checkpoint, a folder of them or a file; what is gone is no error, and what lies elsewhere stays."""
+        if not _is_below(name):
+            logger.warning("%r is no checkpoint of %s: left alone", name, self.address)
+            return
         filesystem, root = self._filesystem()
         try:
             if filesystem.get_file_info(f"{root}/{name}").type == fs.FileType.File:
@@ -69,6 +74,8 @@ class Storage:
     @contextmanager
     def fetched(self, checkpoint: str) -> Iterator[Path]:
         """The folder of a checkpoint, downloaded for the time being if it lies elsewhere."""
+        if not _is_below(checkpoint):
+            raise ConfigError(f"{checkpoint!r} is no checkpoint of {self.address}. Take another trial.")
         filesystem, root = self._filesystem()
         if self.is_local:
             yield Path(root) / checkpoint
@@ -144,6 +151,12 @@ class Storage:
         if self.is_local:
             return fs.LocalFileSystem(), str(Path(self.address).absolute())
         return _connect(self.address)
+
+
+def _is_below(name: str) -> bool:
+    """Whether a name leads to something below `ray/`: a study can be written by anybody."""
+    parts = PurePosixPath(name).parts
+    return len(parts) > 1 and parts[0] == RAY_FOLDER and ".." not in parts and "\0" not in name
 
 
 def _patiently(call: Callable[[], T], n_tries: int = 5) -> T:

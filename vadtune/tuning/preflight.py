@@ -2,6 +2,7 @@
 
 import os
 import platform
+import pwd
 import re
 import secrets
 from importlib import metadata
@@ -44,6 +45,19 @@ def check_folder(folder: Path) -> None:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise ConfigError(f"{folder}: cannot be written ({reason}). Give another --runs, or free some space.") from None
+
+
+def foreign_owner(folder: Path) -> str | None:
+    """Who else owns a run that is to be gone on with, or the record in it; None if it is whoever asks."""
+    paths = [folder, *(folder / name for name in ("settings.json", "study.log", RAY_FOLDER))]
+    uids = [path.lstat().st_uid for path in paths if path.is_symlink() or path.exists()]
+    other = next((uid for uid in uids if uid != os.geteuid()), None)
+    if other is None:
+        return None
+    try:
+        return pwd.getpwuid(other).pw_name
+    except KeyError:
+        return f"user {other}"
 
 
 def check_local_cpus(cpus_per_trial: float) -> None:
