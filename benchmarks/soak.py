@@ -4,7 +4,8 @@
     python benchmarks/soak.py                   # 300 trials, one every three seconds: some minutes
 
 A first search on the same Ray cluster, undisturbed, says what is usual: memory, files, threads and processes are
-counted after it and after the one with the kills. Exits with 1 if a trial was lost, doubled or failed, or something stayed.
+counted after it and after the one with the kills. Exits with 1 if a trial was lost, doubled or failed, or if anything
+stayed.
 """
 
 import argparse
