@@ -48,24 +48,34 @@ SLACK = {"memory_mb": 150, "files": 40, "threads": 12, "processes": 4}
 
 
 class Killer(threading.Thread):
-    """Kills a worker that runs a trial, every few seconds.
+    """Kills a worker that runs a trial, every few seconds, but none before the trials went on since the last kill.
+
+    Args:
+        every_s: Seconds between two kills.
+        study: The file that trials report to: on a busy machine a worker takes longer to start than to be killed.
 
     Attributes:
         n_kills: How many so far.
     """
 
-    def __init__(self, every_s: float, seed: int = 0) -> None:
+    def __init__(self, every_s: float, study: Path) -> None:
         super().__init__(daemon=True)
-        self.every_s, self.rng = every_s, random.Random(seed)
+        self.every_s, self.study, self.rng = every_s, study, random.Random(0)
         self.over = threading.Event()
         self.n_kills = 0
 
     def run(self) -> None:
+        seen = 0
         while not self.over.wait(self.every_s):
-            workers = trial_workers()
-            if workers:
+            workers, ended = trial_workers(), self.n_ended()
+            if workers and ended >= seen + 2:
+                seen = ended
                 self.rng.choice(workers).kill()
                 self.n_kills += 1
+
+    def n_ended(self) -> int:
+        """How many trials have ended so far."""
+        return self.study.read_bytes().count(b'"epochs":') if self.study.exists() else 0
 
 
 def trial_workers() -> list[psutil.Process]:
@@ -81,9 +91,9 @@ def trial_workers() -> list[psutil.Process]:
 
 
 @contextmanager
-def killing(every_s: float) -> Iterator[Killer]:
+def killing(every_s: float, study: Path) -> Iterator[Killer]:
     """Kill while this lasts."""
-    killer = Killer(every_s)
+    killer = Killer(every_s, study)
     killer.start()
     try:
         yield killer
@@ -123,7 +133,7 @@ def soak(n_trials: int, every_s: float, folder: Path) -> Nested:
     with Cluster() as cluster:
         run_search(plan_of(folder / "usual", 10), data, TrialRuns(), cluster=cluster)
         before, began = usage(), time.monotonic()
-        with killing(every_s) as killer:
+        with killing(every_s, plan.study_path) as killer:
             outcome = run_search(plan, data, TrialRuns(), cluster=cluster)
         seconds = time.monotonic() - began
         time.sleep(2.0)  # those killed last are gone

@@ -1,7 +1,6 @@
 """Tables at the ends of what a table can be: filled with known cells to the bit, or refused by a named mistake."""
 
 import json
-from contextlib import suppress
 
 import numpy as np
 import pandas as pd
@@ -32,19 +31,19 @@ def rarely_known():
 
 
 def a_split_of_nothing():
-    """The rows of every split but the training rows' are unknown, whichever they are: only ten have values."""
+    """Only ten rows of 200 have values."""
     frame = numbers(200)
     frame.iloc[10:] = np.nan
     return frame
 
 
 FILLED = {
-    "rows of nothing": lambda: numbers().mask(np.arange(N)[:, None] % 3 == 0),
+    "rows of nothing": lambda: numbers().mask(np.tile(np.arange(N)[:, None] % 3 == 0, 3)),
     "a column of nothing": lambda: numbers().assign(x1=np.nan),
     "a constant column": lambda: numbers().assign(x1=7.25),
     "a column of one known value": lambda: numbers().assign(x1=[1.5] + [np.nan] * (N - 1)),
     "one column": lambda: numbers(n_columns=1),
-    "fewer rows than a batch": lambda: numbers(9),
+    "fewer rows than a batch": lambda: numbers(20),
     "nothing missing": lambda: numbers(rate=0.0),
     "huge": lambda: numbers() * 1e300,
     "tiny": lambda: numbers() * 1e-300,
@@ -57,11 +56,11 @@ FILLED = {
     "wide": lambda: numbers(12, 80),
 }
 REFUSED = {
-    "one row": (lambda: numbers(1, rate=0.0), "row"),
+    "one row": (lambda: numbers(1, rate=0.0), "1 rows are too few"),
     "no row": (lambda: numbers().iloc[:0], "no rows"),
-    "nothing at all": (lambda: numbers() * np.nan, ""),
-    "all but nothing": (rarely_known, None),
-    "a split of nothing": (a_split_of_nothing, None),
+    "nothing at all": (lambda: numbers() * np.nan, "not one cell is hidden"),
+    "99.9% missing": (rarely_known, "not one cell is hidden"),
+    "a split of nothing": (a_split_of_nothing, "not one cell is hidden"),
     "whole numbers beyond 2**53": (lambda: numbers().assign(x1=np.arange(N) + 2**60), "x1"),
 }
 
@@ -74,7 +73,7 @@ def fill(frame, tmp_path, capsys, suffix):
     assert main([str(artifact), str(path), "-o", str(tmp_path / f"filled{suffix}"), "--json"]) == 0
     json.loads(capsys.readouterr().out)
     filled = tmp_path / f"filled{suffix}"
-    return pd.read_parquet(filled) if suffix == ".parquet" else pd.read_csv(filled, float_precision="round_trip")
+    return pd.read_parquet(filled) if suffix == ".parquet" else pd.read_csv(filled)
 
 
 def check(frame, filled):
@@ -85,21 +84,23 @@ def check(frame, filled):
     assert (filled.to_numpy(dtype=float)[known] == frame.to_numpy(dtype=float)[known]).all()
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
 @pytest.mark.parametrize("name", FILLED)
-def test_an_odd_table_is_filled_and_keeps_its_known_cells(name, suffix, tmp_path, capsys):
+def test_an_odd_table_is_filled_and_keeps_its_known_cells(name, tmp_path, capsys):
     frame = FILLED[name]()
-    check(frame, fill(frame, tmp_path, capsys, suffix))
+    check(frame, fill(frame, tmp_path, capsys, ".parquet"))
+
+
+@pytest.mark.parametrize("name", ["rows of nothing", "huge", "tiny", "subnormal", "whole numbers up to 2**53"])
+def test_odd_text_comes_back_as_it_was(name, tmp_path, capsys):
+    frame = FILLED[name]()
+    filled = fill(frame, tmp_path, capsys, ".csv")
+    check(pd.read_csv(tmp_path / "odd.csv"), filled)
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_a_table_that_says_too_little_is_refused_by_name_or_filled(name, tmp_path, capsys):
+def test_a_table_that_says_too_little_is_refused_by_a_named_mistake(name, tmp_path, capsys):
     make, words = REFUSED[name]
     frame = make()
-    if words is None:
-        with suppress(DataError):
-            check(frame, fill(frame, tmp_path, capsys, ".csv"))
-        return
     with pytest.raises(DataError, match=words):
         fill(frame, tmp_path, capsys, ".csv")
 

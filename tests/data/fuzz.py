@@ -18,13 +18,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from vadtune.data import hdf5
 from vadtune.data.files import FORMATS, read
 from vadtune.data.frames import from_frame
 from vadtune.data.tables import write_table
 from vadtune.errors import VadtuneError
 from vadtune.settings import read_json, read_toml
 
-LIMIT_S = 20
+LIMIT_S = 60
 MEMORY = 2 * 10**9  # beyond what the process has when it has imported everything
 # What a format is made of, to be put where it does not belong.
 WORDS = [
@@ -163,6 +164,7 @@ def spoil(content: bytes, rng: random.Random) -> bytes:
 
 def main(reader: str, n: int, seed: int) -> None:
     faulthandler.enable()
+    hdf5._TEXT_LIMIT_S = 5.0
     name, write, read_one = READERS[reader]
     ends: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as temporary:
