@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from vadtune.data.declared import NOTHING, Declared, beside, texts_of
-from vadtune.data.frames import from_frame, to_frame
+from vadtune.data.filling import Known
+from vadtune.data.frames import from_frame, from_frame_as, to_frame
 from vadtune.data.hdf5 import check_memory, open_hdf5, read_datasets, top_datasets
 from vadtune.data.tables import Table, check_names, from_arrays, to_arrays
 from vadtune.errors import DataError
@@ -40,6 +41,33 @@ def read(path: Path, declared: Declared | None = None) -> Table:
         raise DataError(f"{path}: the file is empty.")
     stem = path.name[: -len(known)]
     return FORMATS[known][0](path, stem, beside(path, NOTHING) if declared is None else declared)
+
+
+def read_known(path: Path, model: Known) -> Table:
+    """The columns that a model knows, in its order and as it knows them; of a file of arrays all columns.
+
+    Raises:
+        DataError: The file cannot be read, a named column is missing or holds something else.
+    """
+    known = suffix(path) or ""
+    if known not in FRAMES:
+        return read(path, Declared(missing=tuple(model.missing)))
+    frame = _read_frame(path, model)
+    positions = model.positions([str(name) for name in frame.columns], str(path))
+    stem = path.name[: -len(known)]
+    return from_frame_as(frame.iloc[:, positions], model.columns, stem, str(path), model.missing)
+
+
+def _read_frame(path: Path, model: Known) -> "pd.DataFrame":
+    import pandas as pd
+
+    match suffix(path):
+        case ".parquet":
+            return _frame(pd.read_parquet, path)
+        case ".feather":
+            return _frame(pd.read_feather, path)
+    texts = [column.name for column in model.columns if column.is_text or column.format]
+    return read_csv_frame(path, texts, model.missing)
 
 
 def write(table: Table, path: Path) -> None:
@@ -156,11 +184,14 @@ def _write_feather(table: Table, path: Path) -> None:
 
 
 def _read_arrow(reader: "Callable[[Path], pd.DataFrame]", path: Path, stem: str, declared: Declared) -> Table:
+    return from_frame(_frame(reader, path), stem, str(path), declared)
+
+
+def _frame(reader: "Callable[[Path], pd.DataFrame]", path: Path) -> "pd.DataFrame":
     try:
-        frame = reader(path)
+        return reader(path)
     except (OSError, ValueError, KeyError) as error:  # ArrowInvalid is a ValueError
         raise DataError(f"{path}: cannot be read: {_first_line(error)}") from None
-    return from_frame(frame, stem, str(path), declared)
 
 
 def _read_npy(path: Path, stem: str, declared: Declared) -> Table:
@@ -247,6 +278,7 @@ def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
+FRAMES = (".csv", ".csv.gz", ".parquet", ".feather")
 FORMATS: dict[str, tuple[Callable[[Path, str, Declared], Table], Callable[[Table, Path], None]]] = {
     ".csv": (_read_csv, _write_csv),
     ".csv.gz": (_read_csv, _write_csv),
