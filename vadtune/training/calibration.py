@@ -1,10 +1,12 @@
 """Whether a model is as sure as it should be: intervals and chances against hidden cells."""
 
+from dataclasses import replace
+
 import numpy as np
 from scipy.special import ndtr
 
 from vadtune.data.metrics import LEVELS, half_width
-from vadtune.data.splits import Holdout
+from vadtune.data.splits import Holdout, Rows
 from vadtune.data.tables import FloatArray
 from vadtune.models.objective import Posterior
 from vadtune.settings import Nested
@@ -12,6 +14,9 @@ from vadtune.training.artifact import Artifact
 from vadtune.training.fill import std_of_cells
 from vadtune.training.inference import with_curvature
 from vadtune.training.run import as_tensor
+
+MAX_ROWS = 1000  # by which a spread is chosen
+SPREADS = np.geomspace(0.2, 10, 158)  # each 2.5% above the one before
 
 
 def calibration(artifact: Artifact, posterior: Posterior, x_hat: FloatArray, holdout: Holdout) -> Nested:
@@ -30,10 +35,7 @@ def calibration(artifact: Artifact, posterior: Posterior, x_hat: FloatArray, hol
 
     Source: Gneiting and Raftery (2007), Strictly proper scoring rules, JASA 102 (the CRPS of a normal).
     """
-    codec = artifact.model.codec
-    x = as_tensor(holdout.rows.x)
-    wide = with_curvature(artifact.model, x, posterior)
-    std = std_of_cells(artifact, wide, np.random.default_rng(0))
+    codec, std = artifact.model.codec, _std(artifact, posterior, holdout)
     hidden = ~np.isnan(holdout.truth)
     numbers, codes = np.zeros_like(hidden), np.zeros_like(hidden)
     numbers[:, codec.numbers], codes[:, codec.coded] = hidden[:, codec.numbers], hidden[:, codec.coded]
@@ -48,6 +50,36 @@ def calibration(artifact: Artifact, posterior: Posterior, x_hat: FloatArray, hol
         right = x_hat[codes] == holdout.truth[codes]
         found |= {"accuracy": float(right.mean()), "confidence": float(1 - std[codes].mean())}
     return found
+
+
+def fit_spread(artifact: Artifact, holdout: Holdout) -> Artifact:
+    """Choose `Artifact.spread` by rows that the model was not trained on, and on which it is not scored.
+
+    A model of few rows takes what it has learned by heart for certainty: its deviations are too small on rows that it
+    has not seen. One factor for all numbers is chosen, by which the mean CRPS over the hidden cells is lowest.
+
+    Args:
+        artifact: The model.
+        holdout: Such rows, those of validation; without hidden numbers the factor is 1.
+    """
+    numbers, artifact = artifact.model.codec.numbers, replace(artifact, spread=1.0)
+    some = np.linspace(0, len(holdout.truth) - 1, min(MAX_ROWS, len(holdout.truth))).astype(np.intp)
+    holdout = Holdout(Rows(holdout.rows.x[some], holdout.rows.codec), holdout.truth[some])
+    hidden = ~np.isnan(holdout.truth[:, numbers])
+    if not hidden.any():
+        return artifact
+    x = as_tensor(holdout.rows.x)
+    posterior = artifact.posterior(x)
+    x_hat = artifact.estimate(x, posterior).cpu().numpy()
+    error = (holdout.truth - x_hat)[:, numbers][hidden].astype(np.float64)
+    std = _std(artifact, posterior, holdout)[:, numbers][hidden]
+    scores = [np.mean(crps(error, factor * std)) for factor in SPREADS]
+    return replace(artifact, spread=float(SPREADS[np.argmin(scores)]))
+
+
+def _std(artifact: Artifact, posterior: Posterior, holdout: Holdout) -> FloatArray:
+    wide = with_curvature(artifact.model, as_tensor(holdout.rows.x), posterior)
+    return std_of_cells(artifact, wide, np.random.default_rng(0))
 
 
 def crps(error: FloatArray, std: FloatArray) -> FloatArray:
