@@ -97,7 +97,10 @@ def test_the_winner_is_the_best_complete_trial_and_loads(finished):
     folder, document = finished
     study = read_study(folder / "runs" / "first" / "study.log")
     complete = study.get_trials(states=[optuna.trial.TrialState.COMPLETE])
-    assert document["best"]["validation_rmse"] == min(trial.value for trial in complete)
+    best = document["best"]
+    alone = best["alone"]["validation"] if "ensemble" in best else best["validation_rmse"]
+    assert alone == min(trial.value for trial in complete)
+    assert best["validation_rmse"] <= alone
     artifact = load_artifact(Path(document["best"]["artifact"]))
     assert artifact.metrics["test_rmse"] == document["best"]["test_rmse"]
 

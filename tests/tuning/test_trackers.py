@@ -4,7 +4,6 @@ import dataclasses
 import struct
 import subprocess
 import sys
-import time
 from collections import defaultdict
 
 import pytest
@@ -81,7 +80,7 @@ def test_an_account_that_is_missing_is_told_before_the_search(monkeypatch, tmp_p
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("WANDB_MODE", "online")
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    with pytest.raises(ConfigError, match="--log-to wandb: No WandB API key found"):
+    with pytest.raises(ConfigError, match="--log-to wandb: No API key configured"):
         open_tracker(WandB(), tmp_path)
 
 
@@ -126,9 +125,7 @@ def test_weights_and_biases_writes_a_run_a_trial_without_an_account(search, plan
     monkeypatch.setenv("WANDB_MODE", "offline")
     search(dataclasses.replace(plan, n_trials=2, concurrent=1, scheduler=ASHA(), trackers=(WandB(),)))
     for number, values in intermediate(plan).items():
-        folder, end = plan.folder / "wandb" / f"trial-{number}" / "wandb", time.monotonic() + 60
-        while not list(folder.glob("offline-run-*/*.wandb")) and time.monotonic() < end:
-            time.sleep(0.5)  # a process of W&B's own writes it
+        folder = plan.folder / "wandb" / f"trial-{number}" / "wandb"
         (path,) = folder.glob("offline-run-*/*.wandb")
         logged = {}
         for data in wandb_records(path):
@@ -158,6 +155,7 @@ def test_a_tracker_that_cannot_write_is_told_no_more_and_the_search_goes_on(sear
 def test_a_search_without_trackers_imports_none(search, plan, monkeypatch):
     for name in ("mlflow", "wandb"):
         monkeypatch.setitem(sys.modules, name, None)  # an import of it fails
-        monkeypatch.delitem(sys.modules, f"ray.air.integrations.{name}", raising=False)
+    for name in ("ray.air.integrations.mlflow", "vadtune.tuning.wandb_runs"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
     search(plan)
-    assert not {f"ray.air.integrations.{name}" for name in ("mlflow", "wandb")} & set(sys.modules)
+    assert not {"ray.air.integrations.mlflow", "vadtune.tuning.wandb_runs"} & set(sys.modules)

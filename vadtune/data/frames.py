@@ -142,8 +142,11 @@ def _levels(cells: "pd.Series[Any]", column: Column) -> "pd.Series[Any]":
 def _dates(values: FloatArray, column: Column, index: "pd.Index[Any] | None") -> "pd.Series[Any]":
     import pandas as pd
 
-    whole = np.where(np.isnan(values), np.iinfo(np.int64).min, np.nan_to_num(values) * 1e6)
-    dates = pd.Series(whole.astype("int64").view("datetime64[us]"), index=index)
+    # In two steps: a float64 of seconds tells microseconds apart until the year 2242, their product does not.
+    fraction, whole = np.modf(np.nan_to_num(values))
+    since_1970 = whole.astype(np.int64) * 1_000_000 + np.rint(fraction * 1e6).astype(np.int64)
+    since_1970[np.isnan(values)] = np.iinfo(np.int64).min
+    dates = pd.Series(since_1970.view("datetime64[us]"), index=index)
     if column.format:
         return dates.dt.strftime(column.format).astype("string")
     zone = column.dtype.partition(",")[2].strip(" ]")

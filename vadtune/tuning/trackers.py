@@ -1,4 +1,4 @@
-"""TensorBoard, MLflow and Weights & Biases through Ray's own callbacks: one class each, named in the union `Tracker`.
+"""TensorBoard, MLflow and Weights & Biases: one class each, named in the union `Tracker`.
 
 The study stays the record of a run. A tracker is a copy for people who look there: it costs the search's loop 4 ms a
 report and more, so there is none unless asked for, and none is imported before.
@@ -69,30 +69,25 @@ class MLflow(Settings):
 class WandB(Settings):
     """A run per trial, grouped by run folder, in the project WANDB_PROJECT_NAME, else `vadtune`.
 
-    Ray starts two processes for each trial: not for thousands of short ones. WANDB_MODE=offline needs no account.
+    WANDB_MODE=offline needs no account.
     """
 
     kind: Literal["wandb"] = "wandb"
     package: ClassVar[str] = "wandb"
     requirement: ClassVar[str] = "wandb"
     has_files: ClassVar[bool] = True
-    upload_timeout_s: ClassVar[int] = 60
 
     def open(self, folder: Path) -> "LoggerCallback":
-        """Ray's callback, its key found."""
-        from ray.air.integrations.wandb import WandbLoggerCallback
+        """The callback, its account found."""
+        from vadtune.tuning.wandb_runs import WandBRuns
 
-        project = os.environ.get("WANDB_PROJECT_NAME", "vadtune")
-        callback = WandbLoggerCallback(project, folder.name, upload_timeout=self.upload_timeout_s)
-        callback.setup()  # type: ignore[no-untyped-call]
-        return callback
+        return WandBRuns(os.environ.get("WANDB_PROJECT_NAME", "vadtune"), folder.name)
 
     def errors(self) -> Errors:
-        """What it raises; what goes wrong in the processes that upload stays there."""
-        from ray.exceptions import RayError
+        """What it raises when it has no account, no server or no space."""
         from wandb.errors import Error
 
-        return (Error, RayError, OSError, ValueError)
+        return (Error, OSError, ValueError)
 
 
 Tracker = Annotated[TensorBoard | MLflow | WandB, Field(discriminator="kind")]
@@ -112,7 +107,7 @@ def check_installed(trackers: tuple[Tracker, ...]) -> None:
 
 
 def open_tracker(tracker: Tracker, folder: Path) -> "LoggerCallback":
-    """Ray's callback of a tracker, which has found its server, store or key.
+    """The callback of a tracker, which has found its server, store or key.
 
     Raises:
         ConfigError: It has not.
