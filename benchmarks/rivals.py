@@ -92,6 +92,16 @@ def search_with_optuna(args: argparse.Namespace, folder: Path) -> None:
         worker.join()
 
 
+class Suggested:
+    """A space as OptunaSearch asks for it; it pickles it."""
+
+    def __init__(self, space: Space) -> None:
+        self.space = space
+
+    def __call__(self, trial: optuna.Trial) -> None:
+        self.space.suggest(trial)
+
+
 def search_with_ray(args: argparse.Namespace, folder: Path) -> None:
     """A function trainable and OptunaSearch, all else as Ray has it by default."""
     from ray import tune
@@ -106,10 +116,9 @@ def search_with_ray(args: argparse.Namespace, folder: Path) -> None:
 
         task.train(config, report)
 
-    def space(trial: optuna.Trial) -> None:
-        task.space.suggest(trial)
-
-    search = OptunaSearch(space, metric="imputation_rmse", mode="min", points_to_evaluate=list(task.space.first))
+    search = OptunaSearch(
+        Suggested(task.space), metric="imputation_rmse", mode="min", points_to_evaluate=list(task.space.first)
+    )
     tuner = tune.Tuner(
         tune.with_parameters(trainable, task=task),
         tune_config=tune.TuneConfig(search_alg=search, num_samples=args.trials),

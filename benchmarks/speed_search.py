@@ -60,7 +60,7 @@ class Search:
 
     @property
     def overhead(self) -> float:
-        """Share of wall time x cores that neither trained, nor inferred, nor ran a baseline."""
+        """Share of wall time x cores that neither trained, nor inferred (curves over rates too), nor ran a baseline."""
         capacity = self.wall_s * len(os.sched_getaffinity(0))
         return (capacity - self.computing_s) / capacity
 
@@ -80,7 +80,9 @@ def ours(task: Task, seed: int) -> Search:
         with (Path(runs) / "run/trials.csv").open(newline="") as file:
             trials = list(csv.DictReader(file))
         computing_s = sum(float(trial[part] or 0) for trial in trials for part in ("train_s", "infer_s"))
-        computing_s += sum(baseline["seconds"] for baseline in json.loads(output)["baselines"].values())
+        result = json.loads(output)
+        computing_s += sum(baseline["seconds"] for baseline in result["baselines"].values())
+        computing_s += result["seconds_by_phase"]["evaluate"]
     return Search(wall_s, reports, computing_s)
 
 

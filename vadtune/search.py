@@ -17,6 +17,7 @@ from vadtune.settings import Nested, merge, parse, parse_assignments
 
 if TYPE_CHECKING:
     from vadtune.data.problem import Problem
+    from vadtune.tuning.cluster import Cluster
     from vadtune.tuning.conclude import Winner
     from vadtune.tuning.runner import Outcome, Plan
     from vadtune.tuning.space import Space
@@ -65,10 +66,11 @@ def search(args: argparse.Namespace, command: str) -> int:
     """Search, export, compare, report, print."""
     began = time.monotonic()
     folder = run_folder(args)
-    problem = load_problem(args)
-    # Before the imports of torch and Ray, which leave the other core idle.
-    with _baselines(problem) as baselines:
-        document, is_interrupted = _search(args, command, folder, problem, baselines, began)
+    # Ray takes seconds to start: meanwhile the table is read, and the baselines begin while torch is imported.
+    with _cluster(args) as cluster:
+        problem = load_problem(args)
+        with _baselines(problem) as baselines:
+            document, is_interrupted = _search(args, command, folder, problem, baselines, cluster, began)
     if args.json:
         cli.show_json(document)
     else:
@@ -76,23 +78,35 @@ def search(args: argparse.Namespace, command: str) -> int:
     return cli.INTERRUPTED if is_interrupted else 0
 
 
-def _search(
-    args: argparse.Namespace, command: str, folder: Path, problem: "Problem", baselines: Any, began: float
-) -> tuple[Nested, bool]:
-    """All between the table and the result's document; True if it was interrupted."""
+def _cluster(args: argparse.Namespace) -> "Cluster":
+    """The cluster to search on; starts as it is entered."""
     from vadtune.tuning.cluster import Cluster, shipment
-    from vadtune.tuning.lock import locked
-    from vadtune.tuning.preflight import check_folder, check_local_cpus
-    from vadtune.tuning.record import begin, describe_run, summarise
+    from vadtune.tuning.preflight import check_local_cpus
     from vadtune.tuning.trackers import check_installed
 
     if args.address is None:
         check_local_cpus(args.cpus_per_trial)
     check_installed(_trackers(args))
+    return Cluster(args.address, shipment(with_code=args.ship_code) if args.address is not None else None)
+
+
+def _search(
+    args: argparse.Namespace,
+    command: str,
+    folder: Path,
+    problem: "Problem",
+    baselines: Any,
+    cluster: "Cluster",
+    began: float,
+) -> tuple[Nested, bool]:
+    """All between the table and the result's document; True if it was interrupted."""
+    from vadtune.tuning.lock import locked
+    from vadtune.tuning.preflight import check_folder
+    from vadtune.tuning.record import begin, describe_run, rounded, summarise
+
     plan = make_plan(args, folder, *resolve_space(args, is_image=problem.table.image_shape is not None))
-    runtime_env = shipment(with_code=args.ship_code) if args.address is not None else None
     check_folder(folder)
-    with locked(folder), Cluster(args.address, runtime_env) as cluster:
+    with locked(folder):
         begin(folder, describe_run(command, plan, problem), resume=args.resume, database=plan.database)
         _say_begin(problem, plan)
         outcome = _run(plan, problem, cluster)
@@ -100,13 +114,21 @@ def _search(
         is_interrupted = outcome.end == "interrupted"
         if is_interrupted:
             cli.say("Interrupted; everything so far is saved. Go on with:", "  " + resume_command(command, folder.name))
-        winners = _export(plan, problem, args.top, args.ensemble)
+        phases = outcome.seconds_by_phase
+        with _timed(phases, "export"):
+            winners = _export(plan, problem, args.top, args.ensemble)
         if not is_interrupted:
             winners[0] = _refit(winners[0], problem, plan.device, asked=args.refit)
-        results = {} if is_interrupted else baselines.results()
+        with _timed(phases, "baselines"):
+            results = {} if is_interrupted else baselines.results()
+        if not is_interrupted:
+            with _timed(phases, "evaluate"):
+                _evaluate(folder, winners[0], problem)
         document = summarise(plan, problem, outcome, winners[0], results, time.monotonic() - began)
-        _write_results(folder, winners[0], problem, document, brief=is_interrupted)
-        document["seconds"] = round(time.monotonic() - began, 1)
+        _write_summary(folder, document)
+        with _timed(phases, "report"):
+            _write_report(folder)
+        document |= {"seconds": round(time.monotonic() - began, 1), "seconds_by_phase": rounded(phases)}
         _write_summary(folder, document)
         _publish(plan, outcome)
     return document, is_interrupted
@@ -232,7 +254,7 @@ def _baselines(problem: "Problem") -> Iterator[Any]:
         yield running
 
 
-def _run(plan: "Plan", problem: "Problem", cluster: Any) -> "Outcome":
+def _run(plan: "Plan", problem: "Problem", cluster: "Cluster") -> "Outcome":
     from vadtune.console import Console
     from vadtune.tuning.runner import run_search
     from vadtune.tuning.trial_runs import TrialData, TrialRuns
@@ -278,13 +300,24 @@ def _refit(winner: "Winner", problem: "Problem", device: str, *, asked: bool | N
     return refit(winner, problem, device)
 
 
-def _write_results(folder: Path, winner: "Winner", problem: "Problem", document: Nested, *, brief: bool) -> None:
-    from vadtune.report.page import write_report
+@contextmanager
+def _timed(phases: dict[str, float], name: str) -> Iterator[None]:
+    began = time.monotonic()
+    try:
+        yield
+    finally:
+        phases[name] = time.monotonic() - began
+
+
+def _evaluate(folder: Path, winner: "Winner", problem: "Problem") -> None:
     from vadtune.tuning.conclude import evaluation_arrays, write_arrays
 
-    _write_summary(folder, document)
-    if not brief:
-        write_arrays(folder / "evaluation.npz", evaluation_arrays(winner.tested, problem))
+    write_arrays(folder / "evaluation.npz", evaluation_arrays(winner.tested, problem))
+
+
+def _write_report(folder: Path) -> None:
+    from vadtune.report.page import write_report
+
     write_report(folder)
 
 

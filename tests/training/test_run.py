@@ -10,7 +10,7 @@ from vadtune.data.splits import Holdout, Rows
 from vadtune.errors import DataError, Diverged
 from vadtune.models.objective import Batch
 from vadtune.training.inference import infer
-from vadtune.training.run import TrialRun, load_best_model
+from vadtune.training.run import TrialRun, load_best_model, load_expected
 
 TRAIN, VALIDATION = low_rank(100), low_rank(40, seed=50)
 DROPOUT = {"hidden_dim": 16, "n_layers": 1, "dropout": 0.3}
@@ -87,6 +87,21 @@ def test_the_score_is_that_of_the_best_epoch_and_not_of_the_last(kind):
     mean = infer(model, Batch.of(VALIDATION.x), config.infer).mean
     assert run.finish() == pytest.approx(rmse(model.decoder(mean).detach(), VALIDATION.truth), rel=1e-6)
     assert equal(weights(run), states[8]), "to score the best epoch is not to go back to it"
+
+
+def test_what_a_scored_trial_expects_of_the_validation_rows_is_saved_with_it(tmp_path):
+    run = start(small())
+    run.advance(3)
+    run.save(tmp_path)
+    assert load_expected(tmp_path) is None
+    score = run.finish()
+    run.save(tmp_path)
+    mean = infer(run.best_model(), Batch.of(VALIDATION.x), run.config.infer).mean
+    expected = load_expected(tmp_path)
+    np.testing.assert_allclose(expected, run.best_model().estimate(mean).detach(), rtol=1e-5)
+    assert score == pytest.approx(rmse(torch.from_numpy(expected), VALIDATION.truth), rel=1e-6)
+    again = TrialRun.load(tmp_path, Rows(TRAIN.x.numpy()), holdout(VALIDATION))
+    assert again.expected.equal(run.expected)
 
 
 def test_the_best_model_of_a_saved_trial_can_be_read_alone(tmp_path):

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -50,6 +51,7 @@ class TrialRun:
         self.best_epoch = 0
         self.best_rmse = math.inf
         self.best_weights: Tensors = {}
+        self.expected: Tensor | None = None  # of the validation rows at the best epoch, `(N, E)`, once that is scored
         self.train_s = 0.0
         self.infer_s = 0.0
 
@@ -72,7 +74,9 @@ class TrialRun:
             self.loss = self.trainer.fit_epoch()
         trained = time.perf_counter()
         self.train_s += trained - began
-        score = self._score(self._warm_mean())
+        mean = self._warm_mean()
+        with torch.no_grad():
+            score = self._score(self.trainer.model.estimate(mean))
         self.infer_s += time.perf_counter() - trained
         if not math.isfinite(score):
             raise Diverged(f"imputation_rmse is {score} after epoch {self.epoch}")
@@ -85,8 +89,11 @@ class TrialRun:
     def finish(self) -> float:
         """Score the best epoch by a cold, converged inference; what `advance` returns."""
         began = time.perf_counter()
-        model = self.best_model()
-        score = self._score(infer(model, self.validation, self.config.infer).mean, model)
+        model = self.best_model().eval()
+        mean = infer(model, self.validation, self.config.infer).mean
+        with torch.no_grad():
+            self.expected = model.likelihood.expect(model.decoder(mean))
+        score = self._score(model.values(self.expected))
         self.infer_s += time.perf_counter() - began
         if not math.isfinite(score):
             raise Diverged(f"imputation_rmse is {score} at the best epoch, {self.best_epoch}")
@@ -129,11 +136,8 @@ class TrialRun:
         self.warm = infer_further(model, self.validation, start, self.config.infer)
         return self.warm.mean
 
-    def _score(self, mean: Float[Tensor, "N L"], model: Model | None = None) -> float:
-        model = (model or self.trainer.model).eval()
-        with torch.no_grad():
-            x_hat = model.estimate(mean)
-        return model.codec.score(x_hat.cpu().numpy(), self.truth)
+    def _score(self, x_hat: Float[Tensor, "N D"]) -> float:
+        return self.trainer.model.codec.score(x_hat.cpu().numpy(), self.truth)
 
     def _tensors(self) -> Tensors:
         trainer = self.trainer
@@ -143,6 +147,8 @@ class TrialRun:
         tensors |= {f"optimizer.{name}": tensor for name, tensor in trainer.optimizer.state_dict().items()}
         if self.warm is not None:
             tensors |= {f"warm.{name}": tensor for name, tensor in vars(self.warm).items() if tensor is not None}
+        if self.expected is not None:
+            tensors["expected"] = self.expected
         tensors["rng"] = trainer.rng.get_state()
         return {name: tensor.contiguous() for name, tensor in tensors.items()}
 
@@ -157,6 +163,7 @@ class TrialRun:
         self.best_weights = _under("best.", tensors)
         self.best_epoch, self.best_rmse = state["best_epoch"], state["best_rmse"]
         self.train_s, self.infer_s = state["train_s"], state["infer_s"]
+        self.expected = tensors.get("expected")
         warm = _under("warm.", tensors)
         self.warm = Posterior(warm["mean"], warm.get("log_var")) if warm else None
 
@@ -169,6 +176,12 @@ def load_best_model(folder: Path, codec: Codec) -> tuple[TrialConfig, Model]:
     model = config.model.build(codec)
     model.load_state_dict(_under("best.", load_file(folder / "run.safetensors")))
     return config, model.eval()
+
+
+def load_expected(folder: Path) -> FloatArray | None:
+    """What a saved trial expects of the validation rows `(N, E)`; None if its best epoch was not scored yet."""
+    with safe_open(folder / "run.safetensors", framework="numpy") as file:
+        return file.get_tensor("expected") if "expected" in file.keys() else None  # noqa: SIM118 – not a mapping
 
 
 def as_tensor(x: FloatArray) -> Tensor:

@@ -15,7 +15,9 @@ from collections.abc import Callable, Iterator
 from concurrent import futures
 from concurrent.futures import Future
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import psutil
@@ -93,15 +95,15 @@ class Cluster:
             self._ready.result()
         return bool(done)
 
-    def abandon(self) -> None:
-        """Leave a cluster that is gone.
+    def abandon(self, exit_code: int = ClusterLost.exit_code) -> None:
+        """Leave a cluster that is gone, or not there yet; this process will end with the exit code.
 
         Ray's own goodbye, on exit too, would wait for the cluster for a minute and then crash; so this process will
         end without it. The cluster's processes on this machine go with it.
         """
         self._is_lost = True
         sys.excepthook = sys.__excepthook__
-        atexit.register(_leave)
+        atexit.register(partial(_leave, exit_code))
         self._over.set()
 
     def close(self) -> None:
@@ -118,8 +120,14 @@ class Cluster:
         self.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None and not self._ready.done():
+            # Who mistyped the name of a table does not wait for Ray.
+            self.abandon(error.exit_code if isinstance(error, VadtuneError) else 1)
+        else:
+            self.close()
 
     def _live(self) -> None:
         import ray
@@ -232,10 +240,12 @@ def interrupt_main_thread(number: int = signal.SIGUSR2) -> None:
     signal.pthread_kill(thread, number)
 
 
-def _leave() -> None:
+def _leave(exit_code: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(ClusterLost.exit_code)
+    for folder in _temporary_root().glob(f"{_TEMP_PREFIX}{os.getpid()}-*"):
+        shutil.rmtree(folder, ignore_errors=True)
+    os._exit(exit_code)
 
 
 def _refuses(address: Address) -> bool:
@@ -248,10 +258,14 @@ def _refuses(address: Address) -> bool:
         return True
 
 
+def _temporary_root() -> Path:
+    # Any TMPDIR may be too long; what is made in it is a fresh folder of mode 700.
+    return Path("/tmp") if os.access("/tmp", os.W_OK) else Path(tempfile.gettempdir())  # nosec B108
+
+
 def _temporary_folder() -> Path:
     """A folder for Ray's session, short enough for its sockets; what killed drivers left behind goes."""
-    # Any TMPDIR may be too long; what is made in it is a fresh folder of mode 700.
-    root = Path("/tmp") if os.access("/tmp", os.W_OK) else Path(tempfile.gettempdir())  # nosec B108
+    root = _temporary_root()
     user = psutil.Process().username()
     for old in root.glob(f"{_TEMP_PREFIX}*"):
         pid = old.name.removeprefix(_TEMP_PREFIX).partition("-")[0]

@@ -5,7 +5,7 @@ replacement, on rows that no member was trained on.
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from vadtune.data.storage import Storage
 from vadtune.data.tables import FloatArray
 from vadtune.training.artifact import Artifact, save_artifact
 from vadtune.training.evaluation import score
-from vadtune.training.run import as_tensor
+from vadtune.training.run import as_tensor, load_expected
 from vadtune.tuning.conclude import Winner, export_trial, load_trial, score_artifact, validation_name
 from vadtune.tuning.study import BestTrial
 
@@ -67,28 +67,39 @@ def export_ensemble(
     """
     if n_members == 1 or len(trials) == 1:
         return export_trial(trials[0], storage, problem, folder)
-    candidates = [load_trial(trial, storage, problem) for trial in trials]
-    first, x = candidates[0].model, as_tensor(problem.splits.validation.rows.x)
-    outputs = [artifact.expect(artifact.posterior(x)).cpu().numpy() for artifact in candidates]
+    first = load_trial(trials[0], storage, problem)
+    outputs = [_expected(trial, storage, problem) for trial in trials]
 
     def error(expected: FloatArray) -> float:
-        values = first.values(torch.from_numpy(np.asarray(expected, np.float32)))
-        return first.codec.score(values.numpy(), problem.splits.validation.truth)
+        values = first.model.values(torch.from_numpy(np.asarray(expected, np.float32)))
+        return first.model.codec.score(values.numpy(), problem.splits.validation.truth)
 
     weights, value = choose(outputs, error, n_members)
     if len(weights) == 1:
-        tested = score_artifact(candidates[0], problem)
+        tested = score_artifact(first, problem)
         return Winner(trials[0], tested, save_artifact(tested.artifact, folder))
+    chosen = {place: load_trial(trials[place], storage, problem) if place else first for place in weights}
+    tested = score_artifact(_join(chosen, weights, problem, value), problem)
     test = problem.splits.test
-    alone = score(candidates[0].reconstruct(as_tensor(test.rows.x)).cpu().numpy(), test, problem.splits.column_range)
-    tested = score_artifact(_join(candidates, weights, problem, value), problem)
+    alone = score(first.decode(tested.posterior).cpu().numpy(), test, problem.splits.column_range)
     members = {trials[place].number: weight for place, weight in weights.items()}
     saved = save_artifact(tested.artifact, folder)
     return Winner(trials[0], tested, saved, members=members, alone=alone, value=value)
 
 
-def _join(candidates: Sequence[Artifact], weights: dict[int, float], problem: Problem, value: float) -> Artifact:
-    first, *others = (replace(candidates[place], weight=weight) for place, weight in weights.items())
+def _expected(trial: BestTrial, storage: Storage, problem: Problem) -> FloatArray:
+    """What a trial expects of the validation rows `(N, E)`: as it was scored, or inferred now if it never was."""
+    assert trial.checkpoint is not None
+    with storage.fetched(trial.checkpoint) as checkpoint:
+        found = load_expected(checkpoint)
+    if found is None:
+        artifact = load_trial(trial, storage, problem)
+        found = artifact.expect(artifact.posterior(as_tensor(problem.splits.validation.rows.x))).cpu().numpy()
+    return found
+
+
+def _join(chosen: Mapping[int, Artifact], weights: dict[int, float], problem: Problem, value: float) -> Artifact:
+    first, *others = (replace(chosen[place], weight=weight) for place, weight in weights.items())
     shares = {str(member.metrics["trial"]): member.weight for member in (first, *others)}
     about = {validation_name(problem.table.unit): value, "members": shares}
     return replace(first, others=tuple(others), metrics=first.metrics | about)

@@ -68,7 +68,7 @@ class Outcome:
         end: Why it ended.
         trials: Trials by state: complete, pruned, failed, running (none), waiting.
         seconds: Of this session.
-        seconds_by_phase: Its parts: `start` (until Ray is there), `search`, `stop`.
+        seconds_by_phase: Its parts: `start` (until Ray is there), `search`, `stop`; a command adds what follows.
         copy_problem: Why the record of the run could not be copied to its storage at last; None if it was.
     """
 

@@ -101,9 +101,14 @@ def summarise(
         "baselines": score_baselines(results, problem.splits),
         "scored_cells": int((~np.isnan(problem.splits.test.truth)).sum()),
         "seconds": round(seconds, 1),
-        "seconds_by_phase": {phase: round(value, 2) for phase, value in outcome.seconds_by_phase.items()},
+        "seconds_by_phase": rounded(outcome.seconds_by_phase),
         "ended_by": outcome.end,
     }
+
+
+def rounded(seconds: Mapping[str, float]) -> dict[str, float]:
+    """Seconds of each phase, to a hundredth."""
+    return {phase: round(value, 2) for phase, value in seconds.items()}
 
 
 def _differences(old: Nested, new: Nested) -> list[str]:
