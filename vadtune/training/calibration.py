@@ -15,7 +15,9 @@ from vadtune.training.fill import std_of_cells
 from vadtune.training.inference import with_curvature
 from vadtune.training.run import as_tensor
 
-MAX_ROWS = 1000  # by which a spread is chosen
+# So many hidden cells say a spread to a few percent, if they are of rows enough: those of one row are wrong together.
+N_CELLS = 2000
+LEAST_ROWS, MOST_ROWS = 100, 1000
 SPREADS = np.geomspace(0.2, 10, 158)  # each 2.5% above the one before
 
 
@@ -63,11 +65,11 @@ def fit_spread(artifact: Artifact, holdout: Holdout) -> Artifact:
         holdout: Such rows, those of validation; without hidden numbers the factor is 1.
     """
     numbers, artifact = artifact.model.codec.numbers, replace(artifact, spread=1.0)
-    some = np.linspace(0, len(holdout.truth) - 1, min(MAX_ROWS, len(holdout.truth))).astype(np.intp)
-    holdout = Holdout(Rows(holdout.rows.x[some], holdout.rows.codec), holdout.truth[some])
-    hidden = ~np.isnan(holdout.truth[:, numbers])
-    if not hidden.any():
+    n_hidden = int((~np.isnan(holdout.truth[:, numbers])).sum())
+    if not n_hidden:
         return artifact
+    holdout = _some_rows(holdout, N_CELLS / n_hidden)
+    hidden = ~np.isnan(holdout.truth[:, numbers])
     x = as_tensor(holdout.rows.x)
     posterior = artifact.posterior(x)
     x_hat = artifact.estimate(x, posterior).cpu().numpy()
@@ -75,6 +77,14 @@ def fit_spread(artifact: Artifact, holdout: Holdout) -> Artifact:
     std = _std(artifact, posterior, holdout)[:, numbers][hidden]
     scores = [np.mean(crps(error, factor * std)) for factor in SPREADS]
     return replace(artifact, spread=float(SPREADS[np.argmin(scores)]))
+
+
+def _some_rows(holdout: Holdout, share: float) -> Holdout:
+    """A share of the rows, evenly from first to last, but `LEAST_ROWS` to `MOST_ROWS` of them, as far as there are."""
+    n_rows = len(holdout.truth)
+    n_chosen = min(n_rows, round(np.clip(share * n_rows, LEAST_ROWS, MOST_ROWS)))
+    some = np.linspace(0, n_rows - 1, n_chosen).astype(np.intp)
+    return Holdout(Rows(holdout.rows.x[some], holdout.rows.codec), holdout.truth[some])
 
 
 def _std(artifact: Artifact, posterior: Posterior, holdout: Holdout) -> FloatArray:
