@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
+from vadtune.errors import INTERRUPTED as INTERRUPTED
 from vadtune.errors import ArtifactError, VadtuneError
 
-INTERRUPTED = 130
 MECHANISMS = ("mcar", "mar", "mnar", "block", "landmark", "pattern")
 # What errors are and what they are counted in, by `Table.unit`.
 MEASURES = {"pixel": "RMSE", "sd": "RMSE", "mixed": "mean error"}
