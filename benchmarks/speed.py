@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from speed_inference import Sizes, inference
+from speed_memory import copies
 from speed_search import Task, overhead, whole_search
 from speed_training import Size, throughput, training_step
 from timing import Row
@@ -47,6 +48,7 @@ def benchmarks() -> dict[str, Benchmark]:
         "search_ray": lambda turns: [whole_search("ray", BREAST_CANCER, 8, turns)],
         "digits_optuna": lambda turns: [whole_search("optuna", DIGITS, 1.5, turns)],
         "digits_ray": lambda turns: [whole_search("ray", DIGITS, 3, turns)],
+        "copies": lambda turns: [copies(10**9, 1.1, turns)],
         "overhead_40": lambda turns: [overhead(BREAST_CANCER, 0.1, turns)],
         "overhead_100": lambda turns: [overhead(Task("breast_cancer", 0.2, 100), 0.1, turns)],
     }

@@ -45,7 +45,8 @@ class Digits:
         self.hidden, self.truth = x[:n_test].isnan(), pixels[:n_test]
         decoder = {"hidden_dim": 200, "n_layers": 2, "output": "sigmoid"}
         train = {"batch_size": 128, "n_epochs": n_epochs}
-        config = {"model": {"kind": "vad", "latent_dim": 50, "decoder": decoder}, "train": train}
+        model = {"kind": "vad", "latent_dim": 50, "inference_start": "linear", "decoder": decoder}
+        config = {"model": model, "train": train}
         trainer = Trainer(parse(TrialConfig, config, "benchmark"), x[n_test : n_test + n_train], torch.device("cpu"))
         for _ in range(n_epochs):
             trainer.fit_epoch()

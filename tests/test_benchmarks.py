@@ -48,4 +48,4 @@ def test_the_comparison_of_the_paper_compares_both_models(tmp_path):
     shown = run("paper.py", "--quick", "-o", tmp_path / "paper.json")
     results = json.loads((tmp_path / "paper.json").read_text())
     assert {error["model"] for error in results["errors"]} == {"vad", "vae"}
-    assert "| data | missing | VAD | VAE |" in shown
+    assert "| data | missing | seeds | VAD | VAE |" in shown

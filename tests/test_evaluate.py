@@ -4,6 +4,7 @@ import json
 
 import h5py
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,9 +12,12 @@ from hypothesis import strategies as st
 from tests.small_runs import modules_after, train_small, wine
 from vadtune.data.datasets import load
 from vadtune.data.masks import Block, Mar, Mcar
+from vadtune.data.problem import load_problem
+from vadtune.data.splits import DataConfig
 from vadtune.data.tables import write_table
 from vadtune.errors import ArtifactError, ConfigError, DataError
 from vadtune.evaluate import main
+from vadtune.settings import parse
 from vadtune.training.artifact import load_artifact
 from vadtune.training.rates import choose_rows, over_rates
 
@@ -90,6 +94,30 @@ def test_another_table_is_scored_on_all_its_rows(folder, tmp_path, capsys):
     write_table(load("wine").take(np.arange(40)), tmp_path / "other.csv")
     result = evaluate(capsys, folder, tmp_path / "other.csv", "--missing-rates", "0.3")
     assert (result["rows"], result["n_scored_rows"]) == ("all", 40)
+
+
+def test_columns_that_were_left_out_in_training_need_not_be_there(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    size = rng.integers(0, 3, 90)
+    frame = pd.DataFrame({"who": [f"c{k}" for k in range(90)], "size": np.array(["S", "M", "L"])[size]})
+    frame = frame.assign(price=size + rng.normal(0, 0.1, 90), remark=frame["who"] + "?", zip=np.where(size > 1, 7, -1))
+    frame.to_csv(tmp_path / "own.csv", index=False)
+    columns = {"id": ["who"], "ignore": ["remark"], "missing": [-1]}
+    config = parse(DataConfig, {"dataset": str(tmp_path / "own.csv"), "missing_rate": 0.2, "columns": columns}, "test")
+    folder = train_small(load_problem(config, tmp_path), tmp_path / "model")
+    other = frame.iloc[:50][["zip", "price", "size"]].assign(text=[f"new {k}" for k in range(50)])
+    other.to_csv(tmp_path / "other.csv", index=False)
+    other.to_parquet(tmp_path / "other.parquet")
+    scores = {}
+    for name in ("other.csv", "other.parquet", "own.csv"):
+        result = evaluate(capsys, folder, tmp_path / name, "--missing-rates", "0.3")
+        scores[name] = (result["rows"], result["rates"][0]["error"])
+    assert scores["other.csv"] == scores["other.parquet"]
+    assert scores["other.csv"][0] == "all"
+    assert scores["own.csv"][0] == "test"
+    other.drop(columns="size").to_csv(tmp_path / "less.csv", index=False)
+    with pytest.raises(DataError, match="1 of the model's 3 columns are not in the table: 'size'"):
+        main([str(folder), str(tmp_path / "less.csv")])
 
 
 def test_the_own_table_under_its_name_is_still_scored_on_test_rows_only(folder, capsys):

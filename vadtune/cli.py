@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
+from vadtune.errors import INTERRUPTED as INTERRUPTED
 from vadtune.errors import ArtifactError, VadtuneError
 
-INTERRUPTED = 130
 MECHANISMS = ("mcar", "mar", "mnar", "block", "landmark", "pattern")
 # What errors are and what they are counted in, by `Table.unit`.
 MEASURES = {"pixel": "RMSE", "sd": "RMSE", "mixed": "mean error"}
@@ -50,7 +50,12 @@ def add_data_flags(parser: argparse.ArgumentParser) -> None:
     data.add_argument(
         "--mechanism", choices=MECHANISMS, help="why cells are missing; pattern: as the table's own (default: mcar)"
     )
-    data.add_argument("--missing-rate", metavar="R", type=rate, help="share of the cells to hide (default: 0.5)")
+    data.add_argument(
+        "--missing-rate",
+        metavar="R",
+        type=rate,
+        help="share of the known cells to hide (default: 0.5; of a table with holes as many as it has, 0.1 to 0.5)",
+    )
     data.add_argument("--test-missing-rate", metavar="R", type=rate, help="another share in validation and test rows")
     data.add_argument("--seed", metavar="N", type=seed, help="of splits, masks and all else (default: 0)")
     add_data_dir(data)

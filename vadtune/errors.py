@@ -1,5 +1,7 @@
 """The errors a user can mend, and the one that ends a trial."""
 
+INTERRUPTED = 130  # exit code of a program that was told to stop
+
 
 class VadtuneError(Exception):
     """Something that the user can mend: one line on stderr, exit code 2."""

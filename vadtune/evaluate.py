@@ -110,14 +110,19 @@ def load_table(args: argparse.Namespace, artifact: "Artifact") -> "Table":
 
     Raises:
         ArtifactError: It is not, or is gone.
+        DataError: Another one lacks columns of the model; those that were left out in training may be missing.
     """
-    from vadtune.data.datasets import load
+    from vadtune.data.datasets import load, table_file
     from vadtune.data.declared import Declared
+    from vadtune.data.files import read_known
     from vadtune.errors import ConfigError, DataError
 
-    declared = parse(Declared, artifact.dataset.get("hidden", {}).get("columns", {}), "config.json: columns")
     if args.dataset is not None:
-        return load(args.dataset, data_dir=args.data_dir, declared=declared)
+        file = table_file(args.dataset, args.data_dir)
+        if file is not None and file.is_file():
+            return read_known(file, artifact)
+        return load(args.dataset, data_dir=args.data_dir)
+    declared = parse(Declared, artifact.dataset.get("hidden", {}).get("columns", {}), "config.json: columns")
     name = artifact.dataset.get("hidden", {}).get("dataset")
     if name is None:
         raise ArtifactError(f"{args.artifact}: does not say what it was trained on. Give a DATASET.")

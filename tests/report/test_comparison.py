@@ -49,6 +49,20 @@ def test_baselines_are_shown_when_all_runs_agree(pair: list[Run]) -> None:
     assert len(figures.baselines_frame([pair[0], replace(pair[1], summary=other)])) == 3
 
 
+def test_scores_of_tables_with_codes_are_not_called_rmse(tmp_path: Path) -> None:
+    folders = [factory.make_table_run(tmp_path / name, n_trials=20, seed=seed) for seed, name in enumerate(("a", "b"))]
+    for folder in folders:
+        settings = json.loads((folder / "settings.json").read_text())
+        settings["dataset"]["unit"] = "mixed"
+        (folder / "settings.json").write_text(json.dumps(settings))
+    runs = [read_run(folder) for folder in folders]
+    page = render(comparison_page(runs))
+    assert "Best test mean error of 2 runs" in page
+    assert "validation mean error" in page
+    assert "test RMSE" not in page
+    assert "validation RMSE" not in page
+
+
 def test_a_real_difference_on_the_same_cells_is_found(pair: list[Run]) -> None:
     found, apart = figures.paired_tests(pair)
     assert apart == []

@@ -184,6 +184,31 @@ def test_a_ray_client_is_refused():
         Cluster("ray://head:10001").start()
 
 
+def test_an_address_where_nobody_is_is_told_at_once():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and not listening
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(ConfigError, match=rf"--address {address}: .*refused\. Give the HOST:PORT"):
+            Cluster(address).is_ready(timeout_s=60)
+    with pytest.raises(ConfigError, match=r"--address head: neither auto nor an address\. Give the HOST:PORT"):
+        Cluster("head").is_ready(timeout_s=60)
+
+
+def test_whoever_is_interrupted_before_the_cluster_answers_does_not_wait_for_it():
+    """A port at which something listens and says nothing."""
+    code = """
+import signal, socket, sys
+from vadtune.tuning.cluster import Cluster
+silent = socket.create_server(("127.0.0.1", 0))
+cluster = Cluster(f"127.0.0.1:{silent.getsockname()[1]}")
+assert not cluster.is_ready(timeout_s=1)
+cluster.close()
+print("closed", flush=True)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert (done.stdout, done.returncode) == ("closed\n", 130), done.stderr
+
+
 def test_a_checkpoint_is_named_relative_to_its_storage_and_found_after_a_move(tmp_path):
     folder = tmp_path / "run" / "ray" / "a1" / "checkpoint_000000"
     folder.mkdir(parents=True)

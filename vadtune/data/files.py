@@ -15,7 +15,8 @@ import numpy.typing as npt
 
 from vadtune.data.damage import DAMAGED, first_line
 from vadtune.data.declared import NOTHING, Declared, beside, texts_of
-from vadtune.data.frames import from_frame, to_frame
+from vadtune.data.filling import Known
+from vadtune.data.frames import from_frame, from_frame_as, to_frame
 from vadtune.data.hdf5 import check_memory, open_hdf5, read_datasets, top_datasets
 from vadtune.data.tables import Table, check_names, from_arrays, to_arrays
 from vadtune.errors import DataError
@@ -41,6 +42,32 @@ def read(path: Path, declared: Declared | None = None) -> Table:
         raise DataError(f"{path}: the file is empty.")
     stem = path.name[: -len(known)]
     return FORMATS[known][0](path, stem, beside(path, NOTHING) if declared is None else declared)
+
+
+def read_known(path: Path, model: Known) -> Table:
+    """The columns that a model knows, in its order and as it knows them; of a file of arrays all columns.
+
+    Raises:
+        DataError: The file cannot be read, a named column is missing or holds something else.
+    """
+    known = suffix(path) or ""
+    if known not in FRAMES:
+        return read(path, Declared(missing=tuple(model.missing)))
+    frame = _read_frame(path, model)
+    positions = model.positions([str(name) for name in frame.columns], str(path))
+    stem = path.name[: -len(known)]
+    return from_frame_as(frame.iloc[:, positions], model.columns, stem, str(path), model.missing)
+
+
+def _read_frame(path: Path, model: Known) -> "pd.DataFrame":
+
+    match suffix(path):
+        case ".parquet":
+            return _frame(_parquet_frame, path)
+        case ".feather":
+            return _frame(_feather_frame, path)
+    texts = [column.name for column in model.columns if column.is_text or column.format]
+    return read_csv_frame(path, texts, model.missing)
 
 
 def write(table: Table, path: Path) -> None:
@@ -147,15 +174,16 @@ def _write_csv(table: Table, path: Path) -> None:
 
 
 def _read_parquet(path: Path, stem: str, declared: Declared) -> Table:
+    return _read_arrow(_parquet_frame, path, stem, declared)
+
+
+def _parquet_frame(path: Path) -> "pd.DataFrame":
     import pandas as pd
     import pyarrow.parquet as pq
 
-    def frame() -> "pd.DataFrame":
-        about = pq.read_metadata(path)
-        check_memory(8 * about.num_rows * about.num_columns, path)
-        return pd.read_parquet(path)
-
-    return _read_arrow(frame, path, stem, declared)
+    about = pq.read_metadata(path)
+    check_memory(8 * about.num_rows * about.num_columns, path)
+    return pd.read_parquet(path)
 
 
 def _write_parquet(table: Table, path: Path) -> None:
@@ -163,13 +191,14 @@ def _write_parquet(table: Table, path: Path) -> None:
 
 
 def _read_feather(path: Path, stem: str, declared: Declared) -> Table:
+    return _read_arrow(_feather_frame, path, stem, declared)
+
+
+def _feather_frame(path: Path) -> "pd.DataFrame":
     import pandas as pd
 
-    def frame() -> "pd.DataFrame":
-        read_feather(path)
-        return pd.read_feather(path)
-
-    return _read_arrow(frame, path, stem, declared)
+    read_feather(path)
+    return pd.read_feather(path)
 
 
 def read_feather(path: Path) -> Any:
@@ -188,12 +217,15 @@ def _write_feather(table: Table, path: Path) -> None:
     feather.write_feather(pa.Table.from_pandas(to_frame(table)), str(path))  # pandas' own refuses an index
 
 
-def _read_arrow(reader: "Callable[[], pd.DataFrame]", path: Path, stem: str, declared: Declared) -> Table:
+def _read_arrow(reader: "Callable[[Path], pd.DataFrame]", path: Path, stem: str, declared: Declared) -> Table:
+    return from_frame(_frame(reader, path), stem, str(path), declared)
+
+
+def _frame(reader: "Callable[[Path], pd.DataFrame]", path: Path) -> "pd.DataFrame":
     try:
-        frame = reader()
+        return reader(path)
     except DAMAGED as error:
         raise DataError(f"{path}: cannot be read: {first_line(error)}") from None
-    return from_frame(frame, stem, str(path), declared)
 
 
 def _read_npy(path: Path, stem: str, declared: Declared) -> Table:
@@ -276,6 +308,7 @@ def _write_h5(table: Table, path: Path) -> None:
             )
 
 
+FRAMES = (".csv", ".csv.gz", ".parquet", ".feather")
 FORMATS: dict[str, tuple[Callable[[Path, str, Declared], Table], Callable[[Table, Path], None]]] = {
     ".csv": (_read_csv, _write_csv),
     ".csv.gz": (_read_csv, _write_csv),

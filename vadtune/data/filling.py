@@ -23,8 +23,8 @@ class Output:
     deviations: float = 0.0
 
 
-class Fill(Protocol):
-    """Completes parts of a table, one after the other, in the order of the rows."""
+class Known(Protocol):
+    """Whoever knows the columns of tables like one that it has learned from."""
 
     @property
     def columns(self) -> Sequence[Column]:
@@ -43,6 +43,10 @@ class Fill(Protocol):
             DataError: One is not there.
         """
         ...
+
+
+class Fill(Known, Protocol):
+    """Completes parts of a table, one after the other, in the order of the rows."""
 
     def __call__(self, table: Table) -> list[FloatArray]:
         """Complete rows whose columns are the model's, in its order.

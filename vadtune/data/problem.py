@@ -11,6 +11,8 @@ from vadtune.data.splits import DataConfig, Splits, split
 from vadtune.data.tables import Table
 from vadtune.settings import Nested
 
+LEAST_RATE, MOST_RATE = 0.1, 0.5
+
 
 @dataclass(frozen=True, eq=False)
 class Problem:
@@ -41,10 +43,26 @@ class Problem:
 def load_problem(config: DataConfig, data_dir: Path) -> Problem:
     """Load the table, split its rows and hide cells.
 
-    What a TOML file beside the table says of its columns becomes part of the settings.
+    What a TOML file beside the table says of its columns becomes part of the settings, and so does `usual_rate` where
+    no missing rate is given.
     """
     table, config = load_table(config, data_dir)
+    if "missing_rate" not in config.model_fields_set:
+        config = config.model_copy(update={"missing_rate": usual_rate(table)})
     return Problem(table, config, split(table, config))
+
+
+def usual_rate(table: Table) -> float:
+    """The share of the known cells to hide, where nobody says: of a table with holes as many as it has, within bounds.
+
+    Fewer would leave too few cells to compare trials by, more too few to learn from. Columns of which nothing is known
+    do not count. Pictures, and tables that bring their own hidden cells, are as complete tables: half is hidden.
+    """
+    unknown = np.isnan(table.values)
+    unknown = unknown[:, ~unknown.all(axis=0)]
+    if table.image_shape is not None or table.given is not None or not unknown.any():
+        return MOST_RATE
+    return round(float(np.clip(unknown.mean(), LEAST_RATE, MOST_RATE)), 2)
 
 
 def load_table(config: DataConfig, data_dir: Path) -> tuple[Table, DataConfig]:

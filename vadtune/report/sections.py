@@ -41,8 +41,7 @@ def run_sections(run: Run, known: Importances | None = None) -> tuple[Section, .
 def verdict_section(run: Run, trials: pd.DataFrame) -> Section:
     """The first screen: the number, the bars, what was searched and how to do it again."""
     found = verdict.verdict(run)
-    measure = "mean error" if run.settings.dataset.unit == "mixed" else "RMSE"
-    kind = f"{'Test' if found.is_test else 'Validation'} {measure} over hidden cells"
+    kind = f"{'Test' if found.is_test else 'Validation'} {run.settings.dataset.measure} over hidden cells"
     said = (tag("h1", found.headline), tag("p", found.sentence, class_="said"))
     words = tag("div", tag("p", kind, class_="kicker"), tag("p", score(found.rmse), class_="big"), *said)
     frame = verdict.verdict_frame(run)

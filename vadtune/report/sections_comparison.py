@@ -32,20 +32,26 @@ def _verdict(runs: Sequence[Run]) -> Section:
     notes = [tag("p", text, class_="note") for text in figures.differences(runs)]
     if groups.empty:
         words = tag("div", tag("p", f"{len(runs)} runs", class_="kicker"), tag("h1", "No run has a test score yet"))
-        return Section("verdict", "Verdict", "", (words, *notes, _runs_table(frame)))
+        return Section("verdict", "Verdict", "", (words, *notes, _runs_table(frame, _measure(runs))))
     best = groups.iloc[0]
     baselines = figures.baselines_frame(runs)
     numbers = frame.drop(columns="order").dropna(axis=1, how="all")
     bars = Chart("verdict", "", figures.draw_groups(groups, baselines), numbers)
     words = tag(
         "div",
-        tag("p", f"Best test RMSE of {len(runs)} runs", class_="kicker"),
+        tag("p", f"Best test {_measure(runs)} of {len(runs)} runs", class_="kicker"),
         tag("p", score(float(best["mean"])), class_="big"),
         tag("h1", _headline(groups)),
         tag("p", _repeats(groups), class_="said"),
     )
     first = tag("div", words, bars.html(), class_="verdict")
-    return Section("verdict", "Verdict", "", (first, *notes, _runs_table(frame)), inner=(bars,))
+    return Section("verdict", "Verdict", "", (first, *notes, _runs_table(frame, _measure(runs))), inner=(bars,))
+
+
+def _measure(runs: Sequence[Run]) -> str:
+    """What their scores are called."""
+    found = {run.settings.dataset.measure for run in runs}
+    return found.pop() if len(found) == 1 else "error"
 
 
 def _headline(groups: pd.DataFrame) -> str:
@@ -64,8 +70,8 @@ def _repeats(groups: pd.DataFrame) -> str:
     return "Runs that differ only in their seeds are one bar, the whisker one standard deviation."
 
 
-def _runs_table(frame: pd.DataFrame) -> Html:
-    heads = ["run", "model", "seed", "test RMSE", "validation RMSE", "trials", "complete", "time"]
+def _runs_table(frame: pd.DataFrame, measure: str) -> Html:
+    heads = ["run", "model", "seed", f"test {measure}", f"validation {measure}", "trials", "complete", "time"]
     rows = []
     for row in records(frame):
         seed = word(None if row.seed != row.seed else row.seed)
@@ -103,7 +109,7 @@ def _history(runs: Sequence[Run]) -> Section:
     blocks: list[Block] = [Grid(tuple(charts))]
     curves = figures.best_curves_frame(runs)
     if len(curves):
-        figure = figures.draw_lines(curves, "epoch", "rmse", "epoch", "validation RMSE")
+        figure = figures.draw_lines(curves, "epoch", "rmse", "epoch", f"validation {_measure(runs)}")
         blocks.append(Chart("best-curves", "Learning curves of the best trials", figure, curves.drop(columns="order")))
     return Section("history", "History", title, tuple(blocks))
 
@@ -132,7 +138,7 @@ def _conditions(runs: Sequence[Run]) -> Section | None:
     frame = figures.rates_frame(runs)
     if frame.empty:
         return None
-    figure = figures.draw_lines(frame, "missing_rate", "test_rmse", "missing rate", "test RMSE")
+    figure = figures.draw_lines(frame, "missing_rate", "test_rmse", "missing rate", f"test {_measure(runs)}")
     chart = Chart("rates", "Over the missing rate", figure, frame.drop(columns="order"))
     return Section("imputation", "Imputation", "Other conditions", (chart,))
 

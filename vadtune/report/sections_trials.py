@@ -55,7 +55,12 @@ def trials_section(run: Run, trials: pd.DataFrame) -> Section:
 
 
 def _best_table(run: Run, frame: pd.DataFrame) -> Html:
-    names = {"number": "trial", "value": "RMSE", "best_epoch": "best epoch", "train_s": "training, s"}
+    names = {
+        "number": "trial",
+        "value": run.settings.dataset.measure,
+        "best_epoch": "best epoch",
+        "train_s": "training, s",
+    }
     columns = [str(column) for column in frame]
     numeric = {c: pd.to_numeric(frame[c], errors="coerce").notna().sum() == frame[c].notna().sum() for c in columns}
     heads = [

@@ -66,6 +66,7 @@ class Artifact:
         metrics: Scores, by name.
         others: Further models of the same columns, where this is an ensemble: estimates are averaged over all.
         weight: Of this model in the average.
+        spread: What the standard deviations of numbers are multiplied by; see `training.calibration.fit_spread`.
     """
 
     model: Model
@@ -77,6 +78,7 @@ class Artifact:
     metrics: Nested = field(default_factory=dict)
     others: tuple["Artifact", ...] = ()
     weight: float = 1.0
+    spread: float = 1.0
 
     @property
     def members(self) -> tuple["Artifact", ...]:
@@ -214,8 +216,9 @@ def load_artifact(folder: Path, device: str = "cpu") -> Artifact:
         raise ArtifactError(f"{folder}: {error}. Export it again.") from None
     model = load_model(config, codec, folder / "model.safetensors").to(torch.device(device))
     metrics, weight = _read(folder / "metrics.json"), float(header.get("weight", 1.0))
+    spread = float(header.get("spread", 1.0))
     others = tuple(_load_member(folder, name, digest, device) for name, digest in header.get("members", {}).items())
-    first = Artifact(model, config, scaler, columns, shape, dataset, metrics, others, weight)
+    first = Artifact(model, config, scaler, columns, shape, dataset, metrics, others, weight, spread)
     if any(other.columns != columns or other.scaler.to_dict() != scaler.to_dict() for other in others):
         raise ArtifactError(f"{folder}: its members are of other tables. Export it again.")
     return first
@@ -251,6 +254,7 @@ def _write(artifact: Artifact, folder: Path) -> None:
         "image_shape": artifact.image_shape,
         "dataset": artifact.dataset,
         "weight": artifact.weight,
+        "spread": artifact.spread,
         "members": members,
     }
     names = [column.name for column in artifact.columns]

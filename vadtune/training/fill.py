@@ -21,7 +21,7 @@ class Filler:
 
     A draw is a latent from the row's posterior, decoded, and the model's observation noise added: multiple imputation
     (Rubin 1987). The spread of a cell is the noise's variance and that of the decoder over the posterior together;
-    of an ensemble that of its best member.
+    of an ensemble that of its best member. `Artifact.spread` widens or narrows both.
 
     Args:
         artifact: The model.
@@ -105,15 +105,19 @@ class Filler:
         noise = normal[:, latent_dim:].to(z)
         size = member.config.infer.batch_size
         pairs = zip(z.split(size), noise.split(size), strict=True)
-        return torch.cat([member.model.draw(*pair) for pair in pairs]).cpu().numpy()
+        drawn: FloatArray = torch.cat([member.model.draw(*pair) for pair in pairs]).cpu().numpy()
+        numbers = ~member.model.codec.is_coded
+        middle = member.decode(posterior).cpu().numpy()[:, numbers]
+        drawn[:, numbers] = middle + self.artifact.spread * (drawn[:, numbers] - middle)
+        return drawn
 
 
 @torch.no_grad()
 def std_of_cells(artifact: Artifact, posterior: Posterior, rng: np.random.Generator) -> FloatArray:
     """How unsure the model is of every cell, `(N, D)`.
 
-    Of a number: the standard deviation of noise and decoder over the posterior together, in scaled units. Of a code:
-    the chance that the best estimate is wrong.
+    Of a number: the standard deviation of noise and decoder over the posterior together, times `Artifact.spread`, in
+    scaled units. Of a code: the chance that the best estimate is wrong.
 
     Args:
         artifact: The model.
@@ -126,7 +130,9 @@ def std_of_cells(artifact: Artifact, posterior: Posterior, rng: np.random.Genera
     spread = Spread(model, posterior.mean, size)
     for k in range(N_STD_DRAWS):
         spread.add(_at(posterior, normal[:, k]))
-    return spread.std()
+    std = spread.std()
+    std[:, model.codec.numbers] *= artifact.spread
+    return std
 
 
 class Spread:
@@ -150,7 +156,7 @@ class Spread:
         self.n += 1
 
     def std(self) -> FloatArray:
-        """`(N, D)`; see `std_of_cells`."""
+        """`(N, D)`; what `std_of_cells` begins with."""
         codec = self.model.codec
         variance = (self.squares - self.total**2 / self.n) / (self.n - 1)
         noise_var = torch.exp(self.model.noise.log_var()).cpu().numpy()

@@ -28,6 +28,8 @@ PAPER_BETAS = (0.9, 0.999)
 WARM_UP = 0.1
 # Exponentials of larger log variances overflow.
 MAX_LOG_VAR = 10.0
+# The activations of more rows leave a CPU's caches: 4,096 at once took 1.2 to 1.4 times as long a row.
+CACHED_ROWS = 1024
 
 
 @torch.no_grad()
@@ -41,15 +43,15 @@ def infer(model: Model, batch: Batch, settings: InferConfig) -> Posterior:
     Args:
         model: In evaluation mode afterwards; its weights do not change.
         batch: Rows, in scaled units.
-        settings: Method, steps, tolerance, and how many rows to hold in memory at once.
+        settings: Method, steps, tolerance, and how many rows to hold in memory at once, at most.
 
     Returns:
         Posteriors; without variances by all methods but `bound`: `with_curvature` adds them.
     """
     model.eval()
     limit = settings.n_steps if model.max_refinement_steps is None else model.max_refinement_steps
-    starts = range(0, max(len(batch), 1), settings.batch_size)
-    chunks = [batch.rows(slice(at, at + settings.batch_size)) for at in starts]
+    n_together = min(settings.batch_size, CACHED_ROWS) if batch.x.device.type == "cpu" else settings.batch_size
+    chunks = [batch.rows(slice(at, at + n_together)) for at in range(0, max(len(batch), 1), n_together)]
     return _join([_find(model, chunk, model.start(chunk), limit, settings) for chunk in chunks])
 
 

@@ -23,7 +23,7 @@ from typing import Any
 import psutil
 
 import vadtune
-from vadtune.errors import ConfigError, VadtuneError
+from vadtune.errors import INTERRUPTED, ConfigError, VadtuneError
 
 # Ray reads all of these from the environment of the driver; its workers inherit them.
 ENVIRONMENT = {
@@ -40,9 +40,12 @@ ENVIRONMENT = {
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # the study holds the reason
     "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "1000000",
 }
+# Ray asks a head that does not answer for a minute, 20 times.
+JOINING = {"RAY_NUM_REDIS_GET_RETRIES": "1"}
 # What nodes of a running cluster get of the driver's environment. It lies open in Ray's store: no credentials.
 SHIPPED = ("AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "OMP_WAIT_POLICY")
 _TEMP_PREFIX = "vadtune-ray-"
+CONNECT_S = 10.0
 Address = tuple[str, int]
 
 
@@ -80,7 +83,7 @@ class Cluster:
                 f"--address {self.address}: connect from a machine of the cluster, or use `ray job submit`."
             )
         if not self._thread.is_alive():
-            os.environ.update(ENVIRONMENT)
+            os.environ.update(ENVIRONMENT if self.address is None else ENVIRONMENT | JOINING)
             self._thread.start()
 
     def is_ready(self, timeout_s: float) -> bool:
@@ -109,10 +112,13 @@ class Cluster:
     def close(self) -> None:
         """End Ray, if it was started or joined here: 1 to 2 seconds.
 
-        It is waited for: if an object of Ray's dies in another thread meanwhile, Ray ends this process.
+        It is waited for: if an object of Ray's dies in another thread meanwhile, Ray ends this process. Only whoever is
+        interrupted before a cluster has answered does not wait for it.
         """
         self._over.set()
-        if self._thread.is_alive():
+        if self.address is not None and self._thread.is_alive() and not self._ready.done():
+            self.abandon(INTERRUPTED)
+        elif self._thread.is_alive():
             gc.collect()
             self._thread.join()
 
@@ -159,10 +165,27 @@ class Cluster:
             ray.init(num_cpus=self.n_cpus, include_dashboard=False, _temp_dir=str(folder), **options)
             return
         try:
+            self._check_answers()
             ray.init(address=self.address, runtime_env=self.runtime_env, **options)
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            what = f"--address {self.address}: {str(error).strip().splitlines()[0]}"
+        except (OSError, ValueError, RuntimeError) as error:
+            lines = str(error).strip().splitlines() or [""]
+            said = lines[-1 if any(line.startswith("Traceback") for line in lines) else 0].strip()
+            what = f"--address {self.address}: {said.rstrip('.')}."
             raise ConfigError(f"{what} Give the HOST:PORT that `ray start` printed.") from None
+
+    def _check_answers(self) -> None:
+        """Refuse what is no address, or one where nobody is: Ray would wait there for a minute.
+
+        Raises:
+            ValueError: It is none.
+            OSError: Nobody is there.
+        """
+        if self.address is None or self.address == "auto":
+            return
+        host, _, port = self.address.rpartition(":")
+        if not host or not port.isdigit():
+            raise ValueError("neither auto nor an address")
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
 
 
 def shipment(*, with_code: bool) -> dict[str, Any]:
