@@ -225,6 +225,8 @@ def test_another_format_is_refused_with_both_versions(folder, version):
         ("config.json", {"image_shape": [3, 5]}),
         ("config.json", {"dataset": "REMOVE"}),
         ("config.json", {"dataset": 5}),
+        ("config.json", {"spread": -1}),
+        ("config.json", {"weight": "NaN"}),
         ("scaler.json", {"center": "REMOVE"}),
         ("scaler.json", {"center": ["a", "b", "c", "d"]}),
         ("scaler.json", {"center": [1.0]}),

@@ -211,12 +211,12 @@ def load_artifact(folder: Path, device: str = "cpu") -> Artifact:
         scaler = Scaler.from_dict(_read(folder / "scaler.json"))
         shape = _image_shape(header["image_shape"])
         dataset = dict(header["dataset"])
+        weight, spread = (_positive(header.get(name, 1.0), name) for name in ("weight", "spread"))
         _check_sizes(columns, scaler, codec, shape)
     except (ConfigError, KeyError, TypeError, ValueError) as error:
         raise ArtifactError(f"{folder}: {error}. Export it again.") from None
     model = load_model(config, codec, folder / "model.safetensors").to(torch.device(device))
-    metrics, weight = _read(folder / "metrics.json"), float(header.get("weight", 1.0))
-    spread = float(header.get("spread", 1.0))
+    metrics = _read(folder / "metrics.json")
     others = tuple(_load_member(folder, name, digest, device) for name, digest in header.get("members", {}).items())
     first = Artifact(model, config, scaler, columns, shape, dataset, metrics, others, weight, spread)
     if any(other.columns != columns or other.scaler.to_dict() != scaler.to_dict() for other in others):
@@ -288,6 +288,13 @@ def _verify(folder: Path) -> None:
             raise ArtifactError(f"{path}: missing, though {SUMS} lists it. Export the model again.")
         if found != sums.get(name):
             raise ArtifactError(f"{path}: its checksum is not the one in {SUMS}. Export the model again.")
+
+
+def _positive(value: Any, name: str) -> float:
+    number = float(value)
+    if not 0 < number < float("inf"):
+        raise ValueError(f"{name} is {value}")
+    return number
 
 
 def _image_shape(shape: Any) -> tuple[int, int] | None:

