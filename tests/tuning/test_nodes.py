@@ -1,6 +1,7 @@
 """A cluster of three nodes on this machine; one of them is lost in the middle of a search."""
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -45,6 +46,31 @@ def homes(folder: Path) -> dict[int, int]:
     path = folder / "parents"
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     return {int(seed): int(parent) for seed, parent in (line.split() for line in lines)}
+
+
+def test_nodes_run_the_code_that_is_shipped(nodes, tmp_path):
+    """Each of the nodes imports the driver's vadtune from where Ray unpacks what it was sent."""
+    cluster, _ = nodes
+    shutil.copytree(ROOT / "vadtune", tmp_path / "vadtune", ignore=shutil.ignore_patterns("__pycache__"))
+    code = f"""
+import ray, vadtune
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as On
+from vadtune.tuning.cluster import Cluster, shipment
+with Cluster({cluster.address!r}, shipment(with_code=True)) as joined:
+    assert joined.is_ready(timeout_s=60)
+    place = ray.remote(num_cpus=0)(lambda: __import__("vadtune").__file__)
+    nodes = [node["NodeID"] for node in ray.nodes()]
+    print(vadtune.__file__, *ray.get([place.options(scheduling_strategy=On(n, soft=False)).remote() for n in nodes]))
+"""
+    # Ray tells workers where else its driver imports from: not a folder of PYTHONPATH, though.
+    (tmp_path / "here").mkdir()
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path / "here", env=environment)
+    mine, *theirs = done.stdout.split()
+    assert mine == str(tmp_path / "vadtune/__init__.py"), done.stderr
+    assert len(theirs) == 3
+    assert all("runtime_resources" in path and path.endswith("/vadtune/__init__.py") for path in theirs), theirs
 
 
 def test_trials_run_on_all_nodes_and_those_of_a_lost_one_go_on_from_their_checkpoints(nodes, tmp_path):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from numpy.testing import assert_array_equal
 from sklearn.base import clone
@@ -95,6 +96,45 @@ def test_one_trial_at_a_time_equal_seeds_are_equal_to_the_digit(fitted: SearchIm
     assert again.best_params_ == fitted.best_params_
     assert_array_equal(again.transform(x), fitted.transform(x))
     assert again.run_folder_ != fitted.run_folder_
+
+
+@pytest.mark.cluster
+def test_a_dataframe_of_categories_dates_and_holes_comes_back_filled_as_it_was(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    assert cluster.is_ready(timeout_s=60)
+    rng = np.random.default_rng(0)
+    size = rng.integers(0, 3, 150)
+    days = pd.Timestamp("2024-01-01") + pd.to_timedelta(10 * size, unit="D")
+    frame = pd.DataFrame(
+        {
+            "size": pd.Categorical(np.array(["S", "M", "L"])[size], ["S", "M", "L"], ordered=True),
+            "colour": np.array(["red", "green", "blue"])[size],
+            "day": days,
+            "n": pd.array(size * 2, "Int64"),
+            "big": pd.array(size == 2, "boolean"),
+            "price": np.exp(size + rng.normal(0, 0.1, 150)),
+        },
+        index=pd.Index([f"r{k}" for k in range(150)], name="row"),
+    )
+    frame = frame.mask(pd.DataFrame(rng.random(frame.shape) < 0.2, index=frame.index, columns=frame.columns))
+    few = {"infer.n_steps": 20}
+    imputer = SearchImputer(n_trials=2, n_jobs=1, space=SPACE, settings=few, runs=tmp_path, random_state=0)
+    filled = imputer.set_output(transform="pandas").fit_transform(frame)
+    assert filled.dtypes.equals(frame.dtypes)
+    assert filled.index.equals(frame.index)
+    assert not filled.isna().any().any()
+    for name in frame:
+        known = frame[name].notna().to_numpy()
+        assert filled[name][known].tolist() == frame[name][known].tolist()
+    # Guesses would be right a third of the time.
+    hidden = frame["size"].isna().to_numpy() & frame["colour"].notna().to_numpy()
+    right = filled["size"].astype(str).to_numpy() == np.array(["S", "M", "L"])[size]
+    assert right[hidden].mean() > 0.6
+    best = read_run(imputer.run_folder_).summary.best
+    assert best is not None
+    assert best.test_error_rate is not None
+    assert imputer.artifact_.dataset["unit"] == "mixed"
 
 
 @pytest.mark.cluster
