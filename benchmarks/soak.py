@@ -79,11 +79,11 @@ class Killer(threading.Thread):
 
 
 def trial_workers() -> list[psutil.Process]:
-    """The processes that run trials: Ray names them after the class."""
+    """The processes that run trials: Ray names them after the class, and at work after the one it wraps it in."""
     found = []
     for process in psutil.Process().children(recursive=True):
         try:
-            if any("Trainable" in word for word in process.cmdline()[:1]):
+            if process.cmdline()[:1] and process.cmdline()[0].startswith(("ray::Trainable", "ray::_Inner")):
                 found.append(process)
         except psutil.Error:
             continue

@@ -99,7 +99,7 @@ def _private() -> int:
     total = 0
     for process in psutil.Process().children(recursive=True):
         try:
-            if process.name().startswith("ray::Trainable"):
+            if process.name().startswith(("ray::Trainable", "ray::_Inner")):
                 total += process.memory_full_info().uss
         except psutil.Error:
             continue

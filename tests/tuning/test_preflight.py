@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from vadtune.data.storage import Storage, Sweeper, open_storage, orphans
 from vadtune.errors import ConfigError
 from vadtune.tuning.autoscaling import WorkerType, read_types, worker_types
-from vadtune.tuning.cluster import Cluster, Watchdog, shipment
+from vadtune.tuning.cluster import Cluster, ClusterLost, Watchdog, shipment
 from vadtune.tuning.preflight import (
     check_folder,
     check_local_cpus,
@@ -182,6 +182,17 @@ def test_an_address_that_nobody_knows_is_refused():
 def test_a_ray_client_is_refused():
     with pytest.raises(ConfigError, match="ray job submit"):
         Cluster("ray://head:10001").start()
+
+
+def test_a_machine_too_busy_to_start_ray_is_told(monkeypatch):
+    def too_slow(**_):
+        raise Exception("The current node timed out during startup. This could happen because")
+
+    monkeypatch.setattr("ray.init", too_slow)
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    told = r"Ray did not start: The current node timed out during startup\. Try again"
+    with pytest.raises(ClusterLost, match=told), Cluster() as cluster:
+        cluster.is_ready(timeout_s=60)
 
 
 def test_an_address_where_nobody_is_is_told_at_once():

@@ -162,7 +162,11 @@ class Cluster:
 
         options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
         if folder is not None:
-            ray.init(num_cpus=self.n_cpus, include_dashboard=False, _temp_dir=str(folder), **options)
+            try:
+                ray.init(num_cpus=self.n_cpus, include_dashboard=False, _temp_dir=str(folder), **options)
+            except Exception as error:  # noqa: BLE001 – Ray raises just this when a busy machine is too slow for it
+                said = str(error).partition(". ")[0]
+                raise ClusterLost(f"Ray did not start: {said}. Try again when the machine is less busy.") from None
             return
         try:
             self._check_answers()
