@@ -166,6 +166,24 @@ def test_ctrl_c_leaves_a_run_that_can_be_read_and_resumed(tmp_path):
     assert (tmp_path / "runs" / "cut" / "best" / "SHA256SUMS").exists()
 
 
+def test_an_interrupt_that_comes_while_an_object_dies_is_not_lost():
+    code = """
+import signal, time
+from vadtune import cli
+class Dying:
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+        time.sleep(0)
+def command(arguments):
+    Dying()
+    time.sleep(60)
+    print("lost", flush=True)
+cli.run(command)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+
+
 @pytest.mark.cluster
 def test_sigterm_twice_at_once_ends_with_the_command_that_resumes_and_a_whole_study(tmp_path):
     command = [sys.executable, "-m", "vadtune.search", "wine", "--name", "cut", "--trials", "500", *TINY]

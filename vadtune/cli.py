@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -112,7 +113,8 @@ def run(command: Callable[[list[str]], int | None]) -> NoReturn:
     # Before torch is loaded: threads of OpenMP that spin while they wait make a busy machine ten times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # To be asked to end by whoever runs machines is to be interrupted: what is half written goes, and the code is 130.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, _terminated)
+    sys.unraisablehook = _interrupt_again
     try:
         status = command(sys.argv[1:])
         sys.stdout.flush()
@@ -127,6 +129,21 @@ def run(command: Callable[[list[str]], int | None]) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 0
     sys.exit(status or 0)
+
+
+def _terminated(number: int, frame: object) -> NoReturn:  # noqa: ARG001
+    signal.alarm(0)  # Ray's handler may have been there first: it gives a process three seconds
+    raise KeyboardInterrupt
+
+
+def _interrupt_again(lost: "sys.UnraisableHookArgs") -> None:
+    """Interrupt once more, a moment later, where an interrupt came while an object was dying: Python drops it there."""
+    if issubclass(lost.exc_type, KeyboardInterrupt):
+        main = threading.main_thread().ident
+        assert main is not None
+        threading.Timer(0.01, signal.pthread_kill, (main, signal.SIGINT)).start()
+    else:
+        sys.__unraisablehook__(lost)
 
 
 def say(*lines: str) -> None:

@@ -131,7 +131,7 @@ class Cluster:
     ) -> None:
         if error is not None and not self._ready.done():
             # Who mistyped the name of a table does not wait for Ray.
-            self.abandon(error.exit_code if isinstance(error, VadtuneError) else 1)
+            self.abandon(INTERRUPTED if isinstance(error, KeyboardInterrupt) else getattr(error, "exit_code", 1))
         else:
             self.close()
 
@@ -258,6 +258,12 @@ def quiet_ray() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+def take_back_sigterm() -> None:
+    """Give SIGTERM to its Python handler again: Ray, as it connects, puts one before it that ends the process."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
 
 
 def interrupt_main_thread(number: int = signal.SIGUSR2) -> None:

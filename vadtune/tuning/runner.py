@@ -166,6 +166,7 @@ def _signals(session: Session) -> Iterator[None]:
         return
 
     def stop(number: int, frame: object) -> None:  # noqa: ARG001
+        signal.alarm(0)  # Ray's handler may have been there first: it gives a process three seconds
         if session.is_closing:
             return  # it takes no time, and has to be whole
         if session.stopping.is_set():

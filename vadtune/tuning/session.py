@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 from vadtune.data.storage import Sweeper, orphans
 from vadtune.errors import ConfigError
 from vadtune.tuning.autoscaling import WorkerType, worker_types
-from vadtune.tuning.cluster import Cluster
+from vadtune.tuning.cluster import Cluster, take_back_sigterm
 from vadtune.tuning.crew import Alone, Crew, Shared
 from vadtune.tuning.database import database_errors
 from vadtune.tuning.ledger import Ledger
@@ -99,6 +99,7 @@ class Session:
             if self.stopping.is_set():
                 return
             self.tick()
+        take_back_sigterm()
         import ray
 
         plan, nodes = self.plan, ray.nodes()  # type: ignore[no-untyped-call]
