@@ -79,11 +79,11 @@ class Killer(threading.Thread):
 
 
 def trial_workers() -> list[psutil.Process]:
-    """The processes that run trials: Ray names them after the class, and at work after the one it wraps it in."""
+    """The processes that train at this moment, by the name that Ray gives them: not those that still begin to."""
     found = []
     for process in psutil.Process().children(recursive=True):
         try:
-            if process.cmdline()[:1] and process.cmdline()[0].startswith(("ray::Trainable", "ray::_Inner")):
+            if process.cmdline()[:1] == ["ray::_Inner.train"]:
                 found.append(process)
         except psutil.Error:
             continue
