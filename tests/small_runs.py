@@ -5,6 +5,7 @@ import sys
 from functools import cache
 from pathlib import Path
 
+import pandas as pd
 from optuna.trial import TrialState
 
 from vadtune.data.problem import Problem, load_problem
@@ -84,3 +85,11 @@ def modules_after(code: str) -> set[str]:
         [sys.executable, "-c", f"import sys\n{code}\n{watched}"], capture_output=True, text=True, check=True
     )
     return set(done.stdout.splitlines()[-1].split())
+
+
+def assert_filled(after: pd.DataFrame, before: pd.DataFrame) -> None:
+    """No cell is missing, and those that were known are what they were."""
+    assert not after.isna().any().any()
+    for name in before:
+        known = before[name].notna().to_numpy()
+        assert after[name][known].tolist() == before[name][known].tolist()

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_wine
 
-from tests.small_runs import SETTINGS, train_small
+from tests.small_runs import SETTINGS, assert_filled, train_small
 from vadtune.data.frames import from_frame
 from vadtune.data.problem import Problem, load_problem
 from vadtune.data.splits import DataConfig, split
@@ -96,10 +96,7 @@ def test_a_table_keeps_its_known_cells_types_and_index_and_has_no_hole(tmp_path,
     before, after = read(path), read(output)
     assert after.dtypes.equals(before.dtypes)
     assert after.index.equals(before.index)
-    assert not after.isna().any().any()
-    for name in before:
-        known = before[name].notna().to_numpy()
-        assert after[name][known].tolist() == before[name][known].tolist()
+    assert_filled(after, before)
     # One row alone, as a table of its own.
     before.iloc[[3]].to_parquet(tmp_path / "one.parquet")
     impute(capsys, model, tmp_path / "one.parquet", "-o", tmp_path / "one_out.parquet")
@@ -271,10 +268,7 @@ def test_random_tables_keep_what_is_known_and_have_no_hole(random_model, tmp_pat
         frame.to_csv(source, index=False) if suffix == "csv" else frame.to_parquet(source)
         impute(capsys, random_model, source, "-o", output, "--chunk-rows", chunk, "--force")
         filled = pd.read_csv(output) if suffix == "csv" else pd.read_parquet(output)
-        assert not filled.isna().any().any()
-        for name in frame:
-            known = frame[name].notna().to_numpy()
-            assert filled[name][known].tolist() == frame[name][known].tolist()
+        assert_filled(filled, frame)
 
 
 def test_a_model_loads_without_the_table_it_was_trained_on(model, tmp_path):
@@ -290,8 +284,5 @@ def test_an_estimator_fills_a_dataframe_of_any_columns(make):
     filled = imputer.set_output(transform="pandas").fit(frame).transform(frame.iloc[::-1])[::-1]
     assert filled.dtypes.equals(frame.dtypes)
     assert filled.index.equals(frame.index)
-    assert not filled.isna().any().any()
-    for name in frame:
-        known = frame[name].notna().to_numpy()
-        assert filled[name][known].tolist() == frame[name][known].tolist()
+    assert_filled(filled, frame)
     assert -1.5 < imputer.score(frame) < 0

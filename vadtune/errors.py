@@ -29,3 +29,8 @@ class NoUsableTrial(VadtuneError):
 
 class Diverged(Exception):
     """A trial's numbers are no longer finite: the trial FAILs with this reason, the search goes on."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

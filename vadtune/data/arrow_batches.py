@@ -8,13 +8,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from vadtune.data.damage import DAMAGED, first_line
+from vadtune.data.damage import DAMAGED
 from vadtune.data.files import read_csv_frame, read_feather, suffix, written_beside
 from vadtune.data.filling import Fill, Output, Tell
 from vadtune.data.frames import from_frame, from_frame_as
 from vadtune.data.kinds import date_text, levels_at
 from vadtune.data.tables import BoolArray, Column, FloatArray, write_table
-from vadtune.errors import DataError
+from vadtune.errors import DataError, first_line
 
 ARROW = (".parquet", ".feather")
 

@@ -22,8 +22,3 @@ DAMAGED = (
     zipfile.BadZipFile,
     zlib.error,
 )
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, in one line."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

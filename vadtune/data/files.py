@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from vadtune.data.damage import DAMAGED, first_line
+from vadtune.data.damage import DAMAGED
 from vadtune.data.declared import NOTHING, Declared, beside, texts_of
 from vadtune.data.filling import Known
 from vadtune.data.frames import from_frame, from_frame_as, to_frame
 from vadtune.data.hdf5 import check_memory, open_hdf5, read_datasets, top_datasets
 from vadtune.data.tables import Table, check_names, from_arrays, to_arrays
-from vadtune.errors import DataError
+from vadtune.errors import DataError, first_line
 from vadtune.settings import nearest
 
 if TYPE_CHECKING:

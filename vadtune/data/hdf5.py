@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vadtune.data.damage import DAMAGED, first_line
-from vadtune.errors import DataError
+from vadtune.data.damage import DAMAGED
+from vadtune.errors import DataError, first_line
 
 _TEXT_LIMIT_S = 60.0
 _TEXTS = "import sys, json, h5py; json.dump(h5py.File(sys.argv[1])[sys.argv[2]].asstr()[...].tolist(), sys.stdout)"

@@ -10,9 +10,10 @@ from ray.tune import Callback
 from ray.tune.experiment import Trial
 from ray.tune.logger import LoggerCallback
 
+from vadtune.errors import first_line
 from vadtune.settings import flatten
 from vadtune.tuning.schedulers import TIME
-from vadtune.tuning.trackers import Tracker, first_line, open_tracker
+from vadtune.tuning.trackers import Tracker, open_tracker
 
 # Of a report; the rest is Ray's housekeeping.
 METRICS = ("imputation_rmse", "final_rmse", "best_epoch", "train_s", "infer_s")

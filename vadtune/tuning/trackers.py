@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from vadtune.errors import ConfigError
+from vadtune.errors import ConfigError, first_line
 from vadtune.settings import Settings
 
 if TYPE_CHECKING:
@@ -117,8 +117,3 @@ def open_tracker(tracker: Tracker, folder: Path) -> "LoggerCallback":
         return tracker.open(folder)
     except tracker.errors() as error:
         raise ConfigError(f"--log-to {tracker.kind}: {first_line(error)}") from None
-
-
-def first_line(error: Exception) -> str:
-    """What an error says, in one line."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
