@@ -40,8 +40,10 @@ def check_folder(folder: Path) -> None:
     probe = folder / f".probe{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(b"probe")
-        probe.unlink()
+        try:
+            probe.write_bytes(b"probe")
+        finally:
+            probe.unlink(missing_ok=True)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise ConfigError(f"{folder}: cannot be written ({reason}). Give another --runs, or free some space.") from None
