@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vadtune import cli
-from vadtune.errors import ConfigError
+from vadtune.errors import ConfigError, NoUsableTrial
 from vadtune.result import sentences
 from vadtune.search_flags import parser
 from vadtune.settings import Nested, merge, parse, parse_assignments
@@ -121,8 +121,13 @@ def _search(
         if is_interrupted:
             _say_resume(command, folder)
         phases = outcome.seconds_by_phase
-        with _timed(phases, "export"):
-            winners = _export(plan, problem, args.top, args.ensemble)
+        try:
+            with _timed(phases, "export"):
+                winners = _export(plan, problem, args.top, args.ensemble)
+        except NoUsableTrial:
+            if is_interrupted:
+                raise KeyboardInterrupt from None  # there is nothing to export yet
+            raise
         if not is_interrupted:
             winners[0] = _refit(winners[0], problem, plan.device, asked=args.refit)
         with _timed(phases, "baselines"):

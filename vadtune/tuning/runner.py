@@ -14,7 +14,7 @@ from vadtune.tuning.cluster import Cluster, ClusterLost, Watchdog, interrupt_mai
 from vadtune.tuning.database import StudyLost, database_errors, first_line
 from vadtune.tuning.lock import locked
 from vadtune.tuning.plan import Outcome, Plan
-from vadtune.tuning.preflight import check_folder, check_local_cpus
+from vadtune.tuning.preflight import check_folder, check_local_cpus, clear_leftovers
 from vadtune.tuning.progress import Progress, Silent
 from vadtune.tuning.runs import Job, RunFactory
 from vadtune.tuning.schedulers import report_epochs
@@ -57,6 +57,7 @@ def run_search(
 def _run(session: Session, data: Any, runs: RunFactory, cluster: Cluster | None) -> Outcome:
     plan = session.plan
     with locked(plan.folder), quiet_ray():
+        clear_leftovers(plan.folder)
         tracked = _trackers(session)
         with _signals(session), _running(cluster, plan) as ray_cluster:
             try:
