@@ -31,7 +31,7 @@ from vadtune.data.tables import Column, FloatArray, Table
 from vadtune.errors import ArtifactError, ConfigError, DataError
 from vadtune.models.base import Model
 from vadtune.models.objective import Posterior
-from vadtune.settings import Nested, nearest, parse, read_json
+from vadtune.settings import Nested, nearest, other_format, parse, read_json
 from vadtune.training.config import TrialConfig
 from vadtune.training.environment import environment
 from vadtune.training.inference import infer
@@ -209,11 +209,11 @@ def load_artifact(folder: Path, device: str = "cpu") -> Artifact:
     """
     _verify(folder)
     header = _read(folder / "config.json")
-    version = header.get("format_version")
-    if version != FORMAT_VERSION:
-        raise ArtifactError(
-            f"{folder}: format {version!r}, this vadtune reads {FORMAT_VERSION}. Use a matching vadtune."
-        )
+    writer = _read(folder / "environment.json").get("versions")
+    writer = writer.get("vadtune") if isinstance(writer, dict) else None
+    problem = other_format(header.get("format_version"), FORMAT_VERSION, writer)
+    if problem is not None:
+        raise ArtifactError(f"{folder}: {problem}")
     try:
         config: TrialConfig = parse(TrialConfig, header["trial"], str(folder / "config.json"))
         columns = tuple(Column(**column | {"levels": tuple(column["levels"])}) for column in header["columns"])
