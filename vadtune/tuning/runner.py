@@ -79,7 +79,7 @@ def _search(session: Session, data: Any, runs: RunFactory, tracked: list[Any]) -
 
     session.phase = "searching"
     try:
-        with Watchdog(*landmarks(), interrupt_main_thread), redirect_stdout(io.StringIO()), _uncounted():
+        with Watchdog(*landmarks(), interrupt_main_thread), redirect_stdout(io.StringIO()), _uncounted(), _hushed():
             _tune(session, data, runs, tracked)
     except (KeyboardInterrupt, VadtuneError, SystemError, TuneError):
         # What a signal's handler raises may come out of Ray as something else.
@@ -126,6 +126,19 @@ def _uncounted() -> Iterator[None]:
         yield
     finally:
         usage.tag_callbacks = counting
+
+
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """Keep Ray from sending AWS keys with each trial: they would lie open in its store, its dashboard and its logs."""
+    from ray.tune.execution import class_cache
+
+    sent = class_cache.ENV_VARS_TO_PROPAGATE
+    class_cache.ENV_VARS_TO_PROPAGATE = {name for name in sent if not name.startswith("AWS_")}
+    try:
+        yield
+    finally:
+        class_cache.ENV_VARS_TO_PROPAGATE = sent
 
 
 def _trackers(session: Session) -> list[Any]:
