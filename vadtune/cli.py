@@ -167,7 +167,9 @@ def show(text: str) -> None:
 
 def show_json(document: object) -> None:
     """One JSON document on stdout; numbers that are not finite become null."""
-    show(json.dumps(_finite(document), indent=2, ensure_ascii=False))
+    text = json.dumps(_finite(document), indent=2, ensure_ascii=False)
+    # JSON escapes some characters that steer a terminal, and leaves others.
+    show("".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text))
 
 
 def show_csv(rows: Iterable[Mapping[str, object]]) -> None:
