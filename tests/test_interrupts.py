@@ -15,8 +15,8 @@ from vadtune.tuning.study import count_states, read_study
 pytestmark = pytest.mark.cluster
 WORDS = ["wine", "--name", "cut", "--missing-rate", "0.2", "--max-epochs", "9", "--set", "model.decoder.hidden_dim=16"]
 RESUME = "python -m vadtune.search wine --name cut"
-# What appears in the run folder as a phase of the conclusion begins.
-PHASES = {"export": ".best-*", "evaluation": ".evaluation.npz.*", "report": ".report.html.*"}
+# What has just been written anew as a phase of the conclusion begins.
+PHASES = {"evaluation": "best", "report": "summary.json"}
 
 
 class Run:
@@ -60,21 +60,28 @@ def finished(zygote, tmp_path_factory):
     return run
 
 
+def inode(path: Path) -> int | None:
+    try:
+        return path.stat().st_ino
+    except FileNotFoundError:
+        return None
+
+
 def conclude_until(run: Run, phase: str) -> Command:
-    """Let the run conclude once more, up to some phase."""
+    """Let the run conclude once more, up to some moment of a phase."""
     (run.home / "log").unlink(missing_ok=True)
-    before, deadline = run.hidden(), time.monotonic() + 120
-    command = run.start(3)
-    while not {path.name for path in run.folder.glob(PHASES[phase])} - before:
+    path, deadline = run.folder / PHASES[phase], time.monotonic() + 120
+    before, command = inode(path), run.start(3)
+    while inode(path) in (None, before):
         assert not command.ended.is_set(), command.said()
         assert time.monotonic() < deadline, command.said()
-        time.sleep(0.002)
+        time.sleep(0.005)
     return command
 
 
 def test_a_kill_in_the_conclusion_leaves_what_was_there(finished):
     trials = finished.trials()
-    command = conclude_until(finished, "export")
+    command = conclude_until(finished, "evaluation")
     command.signal(signal.SIGKILL)
     command.wait()
     finished.check_whole()
