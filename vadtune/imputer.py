@@ -177,7 +177,10 @@ class VAEImputer(ModelImputer):
         validation_share, settings, add_indicator, keep_empty_features, device, random_state: As there.
     """
 
-    BASE: ClassVar[Nested] = {"model": {"kind": "vae", "noise": {"kind": "per_column"}}}
+    BASE: ClassVar[Nested] = {
+        "model": {"kind": "vae", "noise": {"kind": "per_column"}},
+        "infer": {"learning_rate": 0.1},  # an encoder begins near the end
+    }
     PATHS: ClassVar[Mapping[str, str]] = {
         "latent_dim": "model.latent_dim",
         "kl_weight": "model.kl_weight",

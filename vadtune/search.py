@@ -354,9 +354,8 @@ def _say_begin(problem: "Problem", plan: "Plan") -> None:
     if tails:
         cli.say(f"long tails of positive numbers: --positive {shlex.quote(tails)} would model their logarithms")
     rate = problem.config.missing_rate
-    holes = f", {about['n_unknown'] / table.values.size:.1%} of the cells unknown" if about["n_unknown"] else ""
     cli.say(
-        f"{table.name}: {table.n_rows:,} rows x {table.n_features} columns ({table.source}){holes}",
+        problem.title,
         f"{about['n_train']:,} rows to train on, {about['n_validation']:,} to compare trials, {about['n_test']:,} for "
         f"the final score; {rate:.0%} of the known cells hidden ({problem.config.mechanism.kind}; --missing-rate)",
         f"run folder: {plan.folder}",
