@@ -49,3 +49,11 @@ def test_the_comparison_of_the_paper_compares_both_models(tmp_path):
     results = json.loads((tmp_path / "paper.json").read_text())
     assert {error["model"] for error in results["errors"]} == {"vad", "vae"}
     assert "| data | missing | seeds | VAD | VAE |" in shown
+
+
+@pytest.mark.cluster
+def test_a_soak_with_workers_killed_loses_doubles_and_leaves_nothing():
+    found = json.loads(run("soak.py", "--quick"))  # it fails if it finds a problem
+    assert found["problems"] == []
+    assert found["kills"] >= 2
+    assert found["n_trials"] == found["n_different"] == 30

@@ -118,6 +118,36 @@ def test_a_finished_run_goes_on_with_more_trials_but_not_as_another_search(finis
     assert sum(json.loads(done.stdout)["trials"].values()) == 5
 
 
+@pytest.mark.parametrize("command", ["search", "report", "export", "train"])
+def test_a_run_of_a_newer_format_is_refused_by_the_name_of_the_version_that_reads_it_and_stays(tmp_path, command):
+    folder = tmp_path / "runs" / "late"
+    folder.mkdir(parents=True)
+    settings = {"format_version": 9, "versions": {"vadtune": "3.1.4"}, "space": {"of": ["another", "shape"]}}
+    (folder / "settings.json").write_text(json.dumps(settings))
+    (folder / "study.log").write_text("what only 3.1.4 understands\n")
+    words = {
+        "search": ["wine", "--name", "late", "--resume", "--trials", "3"],
+        "report": ["runs/late"],
+        "export": ["runs/late", "-o", "model"],
+        "train": ["--from", "runs/late", "-o", "model"],
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", f"vadtune.{command}", *words[command]],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    assert "format_version is 9" in done.stderr
+    assert "Use vadtune 3.1.4, which wrote it or a later one." in done.stderr
+    assert "Traceback" not in done.stderr
+    assert json.loads((folder / "settings.json").read_text()) == settings
+    assert (folder / "study.log").read_text() == "what only 3.1.4 understands\n"
+    assert {path.name for path in folder.iterdir()} == {"settings.json", "study.log"}
+
+
 @pytest.mark.cluster
 def test_when_every_trial_fails_the_exit_code_is_3_and_the_reason_is_told(tmp_path):
     done = run(tmp_path, "wine", "--trials", "2", *TINY, "--set", "train.learning_rate=1e30")

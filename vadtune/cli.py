@@ -122,6 +122,9 @@ def run(command: Callable[[list[str]], int | None]) -> NoReturn:
         say(*(f"error: {line}" for line in str(error).splitlines()))
         status = error.exit_code
     except KeyboardInterrupt:
+        # All is put in order: whoever interrupts once more does not wait for what Python does at its end.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, _leave)
         say("interrupted")
         status = INTERRUPTED
     except BrokenPipeError:
@@ -134,6 +137,10 @@ def run(command: Callable[[list[str]], int | None]) -> NoReturn:
 def _terminated(number: int, frame: object) -> NoReturn:  # noqa: ARG001
     signal.alarm(0)  # Ray's handler may have been there first: it gives a process three seconds
     raise KeyboardInterrupt
+
+
+def _leave(number: int, frame: object) -> NoReturn:  # noqa: ARG001
+    os._exit(INTERRUPTED)
 
 
 def _interrupt_again(lost: "sys.UnraisableHookArgs") -> None:
@@ -160,7 +167,9 @@ def show(text: str) -> None:
 
 def show_json(document: object) -> None:
     """One JSON document on stdout; numbers that are not finite become null."""
-    show(json.dumps(_finite(document), indent=2, ensure_ascii=False))
+    text = json.dumps(_finite(document), indent=2, ensure_ascii=False)
+    # JSON escapes some characters that steer a terminal, and leaves others.
+    show("".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text))
 
 
 def show_csv(rows: Iterable[Mapping[str, object]]) -> None:

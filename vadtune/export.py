@@ -2,7 +2,6 @@
 
 import argparse
 import shlex
-import shutil
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -104,6 +103,7 @@ def check_checkpoints(trials: list["BestTrial"], run: str) -> None:
 
 def export_one(past: "PastRun", trial: "BestTrial", problem: "Problem", folder: Path, kind: str) -> "Winner":
     """Export a trial into a temporary folder beside its place, then rename it."""
+    from vadtune.training.artifact import put_in_place
     from vadtune.training.decoder_export import add_onnx, add_torch
     from vadtune.tuning.conclude import export_trial
     from vadtune.tuning.preflight import check_folder
@@ -115,9 +115,7 @@ def export_one(past: "PastRun", trial: "BestTrial", problem: "Problem", folder: 
         winner = export_trial(trial, past.storage, problem, staged)
         if kind != "safetensors":
             (add_onnx if kind == "onnx" else add_torch)(winner.tested.artifact, staged)
-        if folder.exists():
-            shutil.rmtree(folder)
-        staged.rename(folder)
+        put_in_place(staged, folder)
     return replace(winner, folder=folder)
 
 

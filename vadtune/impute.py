@@ -12,6 +12,7 @@ from vadtune.terminal import Live
 
 if TYPE_CHECKING:
     from vadtune.data.filling import Output
+    from vadtune.training.artifact import Artifact
     from vadtune.training.fill import Filler
 
 EXAMPLES = """\
@@ -101,6 +102,7 @@ def impute(args: argparse.Namespace, outputs: Sequence["Output"]) -> int:
     artifact = load_artifact(args.artifact, device)
     deviations = [output.deviations for output in outputs if output.deviations]
     filler = Filler(artifact, args.draws or 0, with_std=args.std is not None, deviations=deviations, seed=args.seed)
+    _warn_of_formulas(artifact, outputs)
     progress = Progress()
     try:
         n_rows = fill(args.table, outputs, filler, args.chunk_rows, progress)
@@ -124,6 +126,19 @@ def impute(args: argparse.Namespace, outputs: Sequence["Output"]) -> int:
         what = f"{filler.n_filled:,} unknown cells of {n_rows:,} rows filled in {cli.clock(seconds)}"
         cli.show(cli.printable(f"{', '.join(paths)}: {what}"))
     return 0
+
+
+def _warn_of_formulas(artifact: "Artifact", outputs: Sequence["Output"]) -> None:
+    """Tell of categories that are no harm in a file of text, but where a spreadsheet opens it."""
+    from vadtune.data.files import suffix
+    from vadtune.data.formulas import is_formula
+
+    if not any(suffix(output.path) in CSV for output in outputs):
+        return
+    for column in artifact.columns:
+        level = next((level for level in column.levels if is_formula(str(level))), None)
+        if level is not None:
+            cli.say(f"warning: {column.name[:60]!r} may be {str(level)[:60]!r}: a spreadsheet takes it for a formula.")
 
 
 def fill(source: Path, outputs: Sequence["Output"], filler: "Filler", chunk_rows: int, tell: "Progress") -> int:

@@ -177,7 +177,10 @@ class VAEImputer(ModelImputer):
         validation_share, settings, add_indicator, keep_empty_features, device, random_state: As there.
     """
 
-    BASE: ClassVar[Nested] = {"model": {"kind": "vae", "noise": {"kind": "per_column"}}}
+    BASE: ClassVar[Nested] = {
+        "model": {"kind": "vae", "noise": {"kind": "per_column"}},
+        "infer": {"learning_rate": 0.1},  # an encoder begins near the end
+    }
     PATHS: ClassVar[Mapping[str, str]] = {
         "latent_dim": "model.latent_dim",
         "kl_weight": "model.kl_weight",
@@ -266,6 +269,7 @@ class SearchImputer(Imputer):
         mechanism: Why they are hidden: `mcar`, `mar`, `mnar`, `block` or `landmark`.
         sampler: Proposes settings: `tpe`, `gp`, `cmaes`, `qmc`, `random` or `grid`.
         scheduler: Stops trials: `asha`, `hyperband`, `median` or `none`.
+        ensemble: Average at most so many trials, where that is better on the validation rows.
         runs: Folder of run folders.
         add_indicator: Whether to append columns that say what was unknown.
         keep_empty_features: Whether columns without any observed cell stay, filled with 0.
@@ -274,9 +278,9 @@ class SearchImputer(Imputer):
 
     Attributes:
         best_params_: What was searched, by dotted path, as in the best trial.
-        best_score_: Minus its error over hidden validation cells: higher is better.
+        best_score_: Minus the model's error over hidden validation cells: higher is better.
         run_folder_: The folder of the run.
-        artifact_: The model, trained on all rows; its metrics are those of the best trial.
+        artifact_: The model, or ensemble, trained on all rows; its metrics are from before that.
     """
 
     MIN_ROWS = 3
@@ -296,6 +300,7 @@ class SearchImputer(Imputer):
         mechanism: str = "mcar",
         sampler: str = "tpe",
         scheduler: str = "asha",
+        ensemble: int = 4,
         runs: str | Path = "runs",
         add_indicator: bool = False,
         keep_empty_features: bool = False,
@@ -314,6 +319,7 @@ class SearchImputer(Imputer):
         self.mechanism = mechanism
         self.sampler = sampler
         self.scheduler = scheduler
+        self.ensemble = ensemble
         self.runs = runs
         self.add_indicator = add_indicator
         self.keep_empty_features = keep_empty_features

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vadtune import cli
-from vadtune.errors import ConfigError
+from vadtune.errors import ConfigError, NoUsableTrial
 from vadtune.result import sentences
 from vadtune.search_flags import parser
 from vadtune.settings import Nested, merge, parse, parse_assignments
@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 
 DEFAULT_TIME_BUDGET_S = 120.0
 BASELINE_LIMIT_S = 60.0
-N_CANDIDATES = 2  # members of an ensemble are chosen among so many times their number
 N_DRY_RUN = 10
+UNFINISHED = (
+    "No trial came to its end: the best unfinished one is used. Go on with --resume and a longer --time-budget."
+)
 
 
 def main(arguments: list[str]) -> int:
@@ -105,6 +107,7 @@ def _search(
     began: float,
 ) -> tuple[Nested, bool]:
     """All between the table and the result's document; True if it was interrupted."""
+    from vadtune.tuning.ensemble import export_best
     from vadtune.tuning.lock import locked
     from vadtune.tuning.preflight import check_folder
     from vadtune.tuning.record import begin, describe_run, rounded, summarise
@@ -121,8 +124,15 @@ def _search(
         if is_interrupted:
             _say_resume(command, folder)
         phases = outcome.seconds_by_phase
-        with _timed(phases, "export"):
-            winners = _export(plan, problem, args.top, args.ensemble)
+        try:
+            with _timed(phases, "export"):
+                winners = export_best(plan, problem, args.top, args.ensemble)
+        except NoUsableTrial:
+            if is_interrupted:
+                raise KeyboardInterrupt from None  # there is nothing to export yet
+            raise
+        if not winners[0].trial.is_complete:
+            cli.say(UNFINISHED)
         if not is_interrupted:
             winners[0] = _refit(winners[0], problem, plan.device, asked=args.refit)
         with _timed(phases, "baselines"):
@@ -222,6 +232,7 @@ def make_plan(args: argparse.Namespace, folder: Path, space: "Space", sampler: A
     from vadtune.training.config import TrainConfig
     from vadtune.training.device import resolve_device
     from vadtune.tuning.database import Database, check_url
+    from vadtune.tuning.ensemble import n_kept
     from vadtune.tuning.runner import Plan
 
     device, gpus_per_trial = resolve_device(args.device, args.gpus_per_trial)
@@ -243,7 +254,7 @@ def make_plan(args: argparse.Namespace, folder: Path, space: "Space", sampler: A
         gpus_per_trial=gpus_per_trial,
         seed=args.seed,
         device=device,
-        keep_top=max(args.top, N_CANDIDATES * args.ensemble if args.ensemble > 1 else 1),
+        keep_top=n_kept(args.top, args.ensemble),
         database=Database(check_url(args.storage_url), folder.name) if args.storage_url else None,
         trackers=_trackers(args),
     )
@@ -286,28 +297,6 @@ def _run(plan: "Plan", problem: "Problem", cluster: "Cluster") -> "Outcome":
         return run_search(plan, data, TrialRuns(), console, cluster)
     finally:
         console.close()
-
-
-def _export(plan: "Plan", problem: "Problem", top: int, n_members: int) -> list["Winner"]:
-    """Write `best/`, of the best trial or of several together, and `top/2` and so on, of single trials."""
-    from vadtune.tuning.conclude import export_trial
-    from vadtune.tuning.ensemble import export_ensemble
-    from vadtune.tuning.study import read_study, top_trials
-
-    best = top_trials(read_study(plan.study_path), plan.keep_top, plan.storage.exists)
-    if not best[0].is_complete:
-        cli.say(
-            "No trial came to its end: the best unfinished one is used. Go on with --resume and a longer --time-budget."
-        )
-    saved = [trial for trial in best if trial.checkpoint is not None] if n_members > 1 else best[:1]
-    winner = export_ensemble(saved or best[:1], plan.storage, problem, plan.folder / "best", n_members)
-    return [
-        winner,
-        *(
-            export_trial(trial, plan.storage, problem, plan.folder / "top" / str(rank))
-            for rank, trial in enumerate(best[1:top], start=2)
-        ),
-    ]
 
 
 def _refit(winner: "Winner", problem: "Problem", device: str, *, asked: bool | None) -> "Winner":
@@ -365,9 +354,8 @@ def _say_begin(problem: "Problem", plan: "Plan") -> None:
     if tails:
         cli.say(f"long tails of positive numbers: --positive {shlex.quote(tails)} would model their logarithms")
     rate = problem.config.missing_rate
-    holes = f", {about['n_unknown'] / table.values.size:.1%} of the cells unknown" if about["n_unknown"] else ""
     cli.say(
-        f"{table.name}: {table.n_rows:,} rows x {table.n_features} columns ({table.source}){holes}",
+        problem.title,
         f"{about['n_train']:,} rows to train on, {about['n_validation']:,} to compare trials, {about['n_test']:,} for "
         f"the final score; {rate:.0%} of the known cells hidden ({problem.config.mechanism.kind}; --missing-rate)",
         f"run folder: {plan.folder}",

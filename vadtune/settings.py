@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar, get_args, overload
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
+from vadtune import __version__
 from vadtune.errors import ConfigError
 
 T = TypeVar("T")
@@ -262,3 +263,20 @@ def _tag(model: type[BaseModel]) -> str | None:
         return None
     literal: Any = field.annotation
     return get_args(literal)[0] if isinstance(literal, type(Literal["x"])) else None
+
+
+def other_format(version: object, known: int, writer: object) -> str | None:
+    """What is told of a file whose format is not the known one, and which vadtune reads it; None if it is.
+
+    Args:
+        version: Its `format_version`.
+        known: That of this vadtune.
+        writer: The version of vadtune that wrote it, as it says.
+    """
+    if version == known:
+        return None
+    found = f"format_version is {str(version)[:20]}, this vadtune {__version__} reads {known}"
+    if not isinstance(writer, str):
+        return f"{found}. Use the vadtune that wrote it."
+    later = " or a later one" if isinstance(version, int) and version > known else ""
+    return f"{found}. Use vadtune {writer[:20]}, which wrote it{later}."

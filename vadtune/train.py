@@ -260,10 +260,9 @@ def _check_model(values: Nested, model: str | None, source: str) -> None:
 
 
 def _say_begin(problem: "Problem", config: "TrialConfig") -> None:
-    about, table = problem.describe(), problem.table
-    holes = f", {about['n_unknown'] / table.values.size:.1%} of the cells unknown" if about["n_unknown"] else ""
+    about = problem.describe()
     cli.say(
-        f"{table.name}: {table.n_rows:,} rows x {table.n_features} columns ({table.source}){holes}",
+        problem.title,
         f"{about['n_train']:,} rows to train a {config.model.kind} on, {about['n_validation']:,} to choose its epoch, "
         f"{about['n_test']:,} for the score; {problem.config.missing_rate:.0%} of the known cells hidden "
         f"({problem.config.mechanism.kind})",

@@ -89,7 +89,8 @@ def test_a_folder_that_is_not_a_run_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"format_version": 2}, "format_version is 2, this vadtune reads up to 1. Update it."),
+        ({"format_version": 2, "versions": {}}, "reads 1. Use the vadtune that wrote it."),
+        ({"format_version": 2, "versions": {"vadtune": "7.1"}}, "Use vadtune 7.1, which wrote it or a later one."),
         ({"dataset": {"name": "x", "unit": "metres"}}, "dataset.unit: Input should be 'pixel', 'sd' or 'mixed'"),
         ({"dataset": None}, "dataset: "),
     ],

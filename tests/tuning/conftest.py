@@ -13,6 +13,7 @@ from vadtune.data.storage import open_storage
 from vadtune.settings import Nested
 from vadtune.tuning.cluster import Cluster
 from vadtune.tuning.runner import Outcome, Plan, run_search
+from vadtune.tuning.runs import RunFactory
 from vadtune.tuning.samplers import TPE
 from vadtune.tuning.schedulers import ASHA
 from vadtune.tuning.space import Space, make_space
@@ -54,9 +55,9 @@ def plan(tmp_path: Path, line: Space) -> Plan:
 
 @pytest.fixture
 def search(cluster: Cluster) -> Search:
-    """Run a search of fake runs on the shared cluster."""
+    """Run a search on the shared cluster, of fake runs if nothing else is said."""
 
-    def run(plan: Plan, runs: FakeRuns | None = None, progress: Any = None) -> Outcome:
-        return run_search(plan, {"rows": np.arange(5)}, runs or FakeRuns(), progress, cluster)
+    def run(plan: Plan, runs: RunFactory | None = None, progress: Any = None, data: Any = None) -> Outcome:
+        return run_search(plan, data or {"rows": np.arange(5)}, runs or FakeRuns(), progress, cluster)
 
     return run

@@ -1,31 +1,28 @@
 """The driver is killed again and again, at any moment of its life, and always goes on."""
 
 import json
-import os
 import random
-import subprocess
-import sys
+import signal
 import time
 from pathlib import Path
 
 import pytest
 from optuna.trial import TrialState
 
+from tests.small_runs import DATA
+from tests.tuning.conftest import LINE
+from tests.tuning.fake_runs import FakeConfig
+from tests.zygote import Command, Zygote
 from vadtune.errors import ConfigError
+from vadtune.report.run import read_run
+from vadtune.tuning.conclude import write_json
 from vadtune.tuning.schedulers import ASHA
+from vadtune.tuning.space import make_space
 from vadtune.tuning.study import read_study
 
 pytestmark = pytest.mark.cluster
-ROOT = Path(__file__).parents[2]
-N_TRIALS = 40
-
-
-def start(folder: Path, log: Path) -> "subprocess.Popen[bytes]":
-    command = [sys.executable, "-m", "tests.tuning.driver", str(folder), str(N_TRIALS), "0.03"]
-    with log.open("a") as file:
-        return subprocess.Popen(
-            command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=file
-        )
+N_KILLS = 20
+N_TRIALS = 50
 
 
 def trials(folder: Path) -> list:
@@ -35,30 +32,51 @@ def trials(folder: Path) -> list:
         return []
 
 
-def test_ten_kills_at_random_moments_lose_and_double_nothing(tmp_path):
+def n_ended(folder: Path) -> int:
+    return sum(trial.state.is_finished() for trial in trials(folder))
+
+
+def await_an_end(driver: Command, folder: Path) -> None:
+    """Wait until one more trial has ended than now."""
+    seen, deadline = n_ended(folder), time.monotonic() + 90
+    while n_ended(folder) <= seen:
+        assert not driver.ended.is_set(), driver.said()
+        assert time.monotonic() < deadline, driver.said()
+        time.sleep(0.05)
+
+
+def describe(folder: Path) -> None:
+    """What `report` needs to know of a run."""
+    folder.mkdir()
+    space = make_space(LINE, FakeConfig, "line").to_dict()
+    write_json(folder / "settings.json", {"format_version": 1, "dataset": {"name": DATA["dataset"]}, "space": space})
+
+
+def test_twenty_kills_at_random_moments_lose_and_double_nothing(tmp_path):
     folder, log, moments = tmp_path / "run", tmp_path / "log", random.Random(5)
+    describe(folder)
     ended = {}
-    for _ in range(10):
-        driver = start(folder, log)
-        seen = len(ended)
-        # Some while Ray starts, some at some moment after the next trial has ended.
-        delay, waits = moments.uniform(0.0, 2.5), moments.random() < 0.4
-        deadline = time.monotonic() + 60
-        while waits and sum(trial.state.is_finished() for trial in trials(folder)) <= seen:
-            assert driver.poll() is None, log.read_text()
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        time.sleep(delay)
-        driver.kill()
-        driver.communicate()
-        now = {trial.number: trial for trial in trials(folder)}
-        # State, value, params and all that was reported: rungs are what ended trials reported there.
-        assert all(now[number] == trial for number, trial in ended.items())
-        ended = {number: trial for number, trial in now.items() if trial.state.is_finished()}
-    assert len(ended) < N_TRIALS
-    driver = start(folder, log)
-    output = driver.communicate(timeout=120)[0].decode()
-    assert output.startswith("finished"), log.read_text()
+    with Zygote() as zygote:
+        for number in range(N_KILLS):
+            driver = zygote.start("tests.tuning.driver", folder, N_TRIALS, 0.03, log=log)
+            # Three of four while Ray starts or a little later; one of four after some more trials have ended.
+            if number % 4 == 3:
+                await_an_end(driver, folder)
+                time.sleep(moments.uniform(0.0, 1.0))
+            else:
+                time.sleep(moments.uniform(0.0, 4.0))
+            driver.signal(signal.SIGKILL)
+            driver.wait()
+            now = {trial.number: trial for trial in trials(folder)}
+            # State, value, params and all that was reported: rungs are what ended trials reported there.
+            assert all(now[number] == trial for number, trial in ended.items())
+            assert len(read_run(folder).trials) == len(now)
+            ended = {number: trial for number, trial in now.items() if trial.state.is_finished()}
+        assert 5 <= len(ended) < N_TRIALS
+        driver = zygote.start("tests.tuning.driver", folder, N_TRIALS, 0.0, log=log)
+        assert driver.wait() == 0, driver.said()
+    assert driver.said().splitlines()[-1].startswith("finished")
+    assert "Traceback" not in driver.said()
     last = trials(folder)
     assert len(last) == N_TRIALS
     assert all(last[number] == trial for number, trial in ended.items())
@@ -68,6 +86,6 @@ def test_ten_kills_at_random_moments_lose_and_double_nothing(tmp_path):
     assert min(values) <= min((trial.value for trial in ended.values() if trial.value is not None), default=9e9)
     rungs = set(ASHA().rungs(45))
     assert all(trial.last_step in rungs for trial in last if trial.state == TrialState.PRUNED)
-    assert "Traceback" not in log.read_text()
-    checkpoints = list(folder.glob("ray/*/checkpoint_*"))
-    assert len(checkpoints) == 1
+    assert len(list(folder.glob("ray/*/checkpoint_*"))) == 1
+    names = {path.name for path in folder.iterdir()}
+    assert names - {"study.log.torn"} == {"ray", "settings.json", "study.log", "trials.csv"}

@@ -18,6 +18,7 @@ from vadtune.tuning.preflight import (
     check_local_cpus,
     check_resources,
     check_run_name,
+    clear_leftovers,
     inspect_node,
     judge,
     n_fitting,
@@ -296,3 +297,24 @@ def test_the_watchdog_waits_for_a_head_that_comes_back():
         head.close()
         assert lost.wait(5.0)
     raylet.close()
+
+
+def test_what_a_killed_search_was_writing_is_cleared_and_nothing_else(tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "chapter1").write_text("years of work")
+    run = tmp_path / "run"
+    (run / "top" / ".2-x_1").mkdir(parents=True)
+    for name in (".best-ab12", ".summary.json.ab12", ".evaluation.npz.ab12"):
+        (run / name).mkdir()
+        (run / name / "half").write_text("ha")
+    for name in (".report.html.ab12", ".study.log.12.34", ".probe123"):
+        (run / name).write_text("ha")
+    (run / ".trials.csv.ab12").symlink_to(elsewhere)
+    kept = {"best", "top", "study.log", "study.log.torn", ".gitignore", ".notes-mine", ".bestiary"}
+    for name in kept - {"top"}:
+        (run / name).write_text("mine")
+    clear_leftovers(run)
+    assert {path.name for path in run.iterdir()} == kept
+    assert not list((run / "top").iterdir())
+    assert (elsewhere / "chapter1").exists()

@@ -92,6 +92,17 @@ def test_the_best_settings_are_trained_again_on_all_rows(fitted: SearchImputer, 
 
 
 @pytest.mark.cluster
+def test_the_best_trials_are_averaged_where_that_is_better(cluster: Cluster, x: FloatArray, tmp_path: Path) -> None:
+    assert cluster.is_ready(timeout_s=60)
+    imputer = SearchImputer(n_trials=5, scheduler="none", ensemble=3, space=SPACE, runs=tmp_path, random_state=0).fit(x)
+    members = imputer.artifact_.members
+    assert 2 <= len(members) <= 3
+    assert sum(member.weight for member in members) == pytest.approx(1.0)
+    assert all(member.dataset["n_rows"] == 120 for member in members)
+    assert imputer.best_score_ > -imputer.study_.best_value
+
+
+@pytest.mark.cluster
 def test_one_trial_at_a_time_equal_seeds_are_equal_to_the_digit(fitted: SearchImputer, x: FloatArray) -> None:
     again = clone(fitted).fit(x)
     assert again.best_params_ == fitted.best_params_

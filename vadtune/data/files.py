@@ -255,9 +255,13 @@ def read_npz(path: Path) -> dict[str, npt.NDArray[Any]]:
         with zipfile.ZipFile(path) as archive:
             check_memory(sum(member.file_size for member in archive.infolist()), path)
         loaded = _load(path)
-        return {key: loaded[key] for key in loaded.files}
+        arrays = {key: loaded[key] for key in loaded.files}
     except DAMAGED as error:
         raise DataError(f"{path}: cannot be read as .npz: {first_line(error)}") from None
+    others = [key for key, array in arrays.items() if not isinstance(array, np.ndarray)]
+    if others:
+        raise DataError(f"{path}: {others[0]!r} in it is no array. Write it by numpy's savez.")
+    return arrays
 
 
 def _load(path: Path) -> Any:

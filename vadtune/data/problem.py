@@ -22,6 +22,13 @@ class Problem:
     config: DataConfig
     splits: Splits
 
+    @property
+    def title(self) -> str:
+        """The table in a line: name, size, source, and how much of it nobody knows."""
+        table, unknown = self.table, np.isnan(self.table.values).mean()
+        holes = f", {unknown:.1%} of the cells unknown" if unknown else ""
+        return f"{table.name}: {table.n_rows:,} rows x {table.n_features} columns ({table.source}){holes}"
+
     def describe(self) -> Nested:
         """What an artifact says about the table it was trained on."""
         train, validation, test = (len(part) for part in self.splits.indices)

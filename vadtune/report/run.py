@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from vadtune.errors import ArtifactError, ConfigError
 from vadtune.report.evaluation import Evaluation, read_evaluation
 from vadtune.report.study import StudyReader
-from vadtune.settings import read_json
+from vadtune.settings import other_format, read_json
 
 FORMAT_VERSION = 1
 M = TypeVar("M", bound=BaseModel)
@@ -243,9 +243,9 @@ def _settings(run_dir: Path) -> RunSettings:
     values = _json(path)
     version = values.get("format_version")
     if isinstance(version, int) and version > FORMAT_VERSION:
-        raise ArtifactError(
-            f"{path}: format_version is {version}, this vadtune reads up to {FORMAT_VERSION}. Update it."
-        )
+        versions = values.get("versions")
+        writer = versions.get("vadtune") if isinstance(versions, dict) else None
+        raise ArtifactError(f"{path}: {other_format(version, FORMAT_VERSION, writer)}")
     return _validated(RunSettings, values, path)
 
 

@@ -7,13 +7,12 @@ from pathlib import Path
 
 import pandas as pd
 
+from vadtune.data.formulas import harmless
 from vadtune.errors import ArtifactError
 from vadtune.report.figures_comparison import run_names
 from vadtune.report.run import Run
 from vadtune.report.sections_trials import all_frame
 from vadtune.report.trials import trials_frame
-
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def write_trials(runs: Sequence[Run], path: Path) -> Path:
@@ -27,7 +26,7 @@ def write_trials(runs: Sequence[Run], path: Path) -> Path:
     parts = [all_frame(run, trials_frame(run)) for run in runs]
     for part, name in zip(parts, run_names(runs), strict=True):
         part.insert(0, "run", name)
-    table = pd.concat(parts, ignore_index=True).map(_harmless).rename(columns=_harmless)
+    table = pd.concat(parts, ignore_index=True).map(harmless).rename(columns=harmless)
     try:
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
@@ -37,7 +36,3 @@ def write_trials(runs: Sequence[Run], path: Path) -> Path:
     except OSError as error:
         raise ArtifactError(f"{path}: {error.strerror}. Choose another file with --csv.") from None
     return path
-
-
-def _harmless(value: object) -> object:
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value

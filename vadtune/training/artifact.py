@@ -11,7 +11,6 @@ No pickle is written or read.
 
 import hashlib
 import json
-import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -21,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -31,7 +31,7 @@ from vadtune.data.tables import Column, FloatArray, Table
 from vadtune.errors import ArtifactError, ConfigError, DataError
 from vadtune.models.base import Model
 from vadtune.models.objective import Posterior
-from vadtune.settings import Nested, nearest, parse, read_json
+from vadtune.settings import Nested, nearest, other_format, parse, read_json
 from vadtune.training.config import TrialConfig
 from vadtune.training.environment import environment
 from vadtune.training.inference import infer
@@ -178,19 +178,29 @@ class Artifact:
 
 
 def save_artifact(artifact: Artifact, folder: Path) -> Path:
-    """Write the folder: into a temporary one beside it, then renamed over an older artifact of the same path."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    """Write the folder: into a temporary one beside it, then renamed over an older artifact of the same path.
+
+    Raises:
+        ArtifactError: It cannot be written, or holds something else; what was there stays.
+    """
+    if folder.exists():
+        _refuse_other_folder(folder)
     try:
-        _write(artifact, temporary)
-        temporary.chmod(0o755)
-        if folder.exists():
-            _refuse_other_folder(folder)
-            shutil.rmtree(folder)
-        temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
+            _write(artifact, made := Path(temporary) / "new")
+            put_in_place(made, folder)
+    except (OSError, SafetensorError) as error:
+        what = getattr(error, "strerror", None) or error
+        raise ArtifactError(f"{folder}: cannot be written ({what}). Make space, or choose another folder.") from None
     return folder
+
+
+def put_in_place(made: Path, folder: Path) -> None:
+    """Rename a folder to its place, from beside which it was made; an older one is gone only then."""
+    if folder.exists():
+        folder.rename(made.with_name("old"))
+    made.rename(folder)
 
 
 def load_artifact(folder: Path, device: str = "cpu") -> Artifact:
@@ -201,11 +211,11 @@ def load_artifact(folder: Path, device: str = "cpu") -> Artifact:
     """
     _verify(folder)
     header = _read(folder / "config.json")
-    version = header.get("format_version")
-    if version != FORMAT_VERSION:
-        raise ArtifactError(
-            f"{folder}: format {version!r}, this vadtune reads {FORMAT_VERSION}. Use a matching vadtune."
-        )
+    writer = _read(folder / "environment.json").get("versions")
+    writer = writer.get("vadtune") if isinstance(writer, dict) else None
+    problem = other_format(header.get("format_version"), FORMAT_VERSION, writer)
+    if problem is not None:
+        raise ArtifactError(f"{folder}: {problem}")
     try:
         config: TrialConfig = parse(TrialConfig, header["trial"], str(folder / "config.json"))
         columns = tuple(Column(**column | {"levels": tuple(column["levels"])}) for column in header["columns"])
@@ -241,10 +251,10 @@ def write_sums(folder: Path) -> None:
 
 
 def _write(artifact: Artifact, folder: Path) -> None:
+    folder.mkdir(parents=True)
     members = {}
     for number, other in enumerate(artifact.others, start=2):
         member = folder / MEMBERS / str(number)
-        member.mkdir(parents=True)
         _write(other, member)
         members[str(number)] = _sha256(member / SUMS)
     weights = {name: tensor.cpu().contiguous() for name, tensor in artifact.model.state_dict().items()}

@@ -28,13 +28,15 @@ class InferConfig(Settings):
     """How the posteriors of unseen rows are found, the decoder fixed.
 
     `bound` is what training does; `lbfgs` finds the maximum of the posterior density; `adam` and `sgd` go there at
-    one learning rate, as the paper's code does. `tolerance` is for `lbfgs`, the learning rate for all others.
+    one learning rate, as the paper's code does. `tolerance` is for `lbfgs`, the learning rate for all others; the
+    warm ones are for posteriors that were found for a similar decoder and have not far to go.
     """
 
     method: Literal["bound", "lbfgs", "adam", "sgd"] = "bound"
-    learning_rate: float = Field(0.1, gt=0.0)
-    n_steps: int = Field(200, ge=1)
+    learning_rate: float = Field(0.3, gt=0.0)
+    n_steps: int = Field(100, ge=1)
     tolerance: float = Field(3e-3, ge=0.0)
+    warm_learning_rate: float = Field(0.1, gt=0.0)
     warm_steps: int = Field(10, ge=1)
     batch_size: int = Field(4096, ge=1)
 

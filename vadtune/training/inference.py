@@ -58,7 +58,8 @@ def infer(model: Model, batch: Batch, settings: InferConfig) -> Posterior:
 @torch.no_grad()
 def infer_further(model: Model, batch: Batch, start: Posterior, settings: InferConfig) -> Posterior:
     """Take `settings.warm_steps` steps from posteriors that were found for a similar decoder."""
-    return _find(model.eval(), batch, start, settings.warm_steps, settings)
+    warm = settings.model_copy(update={"learning_rate": settings.warm_learning_rate})
+    return _find(model.eval(), batch, start, settings.warm_steps, warm)
 
 
 def _find(model: Model, batch: Batch, start: Posterior, n_steps: int, settings: InferConfig) -> Posterior:

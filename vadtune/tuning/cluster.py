@@ -121,6 +121,7 @@ class Cluster:
         elif self._thread.is_alive():
             gc.collect()
             self._thread.join()
+            take_back_sigterm()
 
     def __enter__(self) -> "Cluster":
         self.start()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vadtune.data.files import written_beside
 from vadtune.data.masks import Block, Mar, Mcar, Mnar, Pattern
 from vadtune.data.problem import Problem
 from vadtune.data.splits import Holdout, Splits
@@ -244,20 +245,17 @@ def evaluation_arrays(tested: Tested, problem: Problem) -> Arrays:
 
 
 def write_json(path: Path, document: object) -> None:
-    """Write a JSON document into a temporary file beside its place, then rename it."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    """Write a JSON document, whole or not at all."""
+    with written_beside(path) as part:
+        part.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def write_arrays(path: Path, arrays: Arrays) -> None:
     """Write arrays as `.npz` in the same way."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
+    with written_beside(path) as part, part.open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, **arrays)
         file.flush()
         os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def _spread(rows: FloatArray, n: int) -> FloatArray:

@@ -19,10 +19,35 @@ from vadtune.training.artifact import Artifact, save_artifact
 from vadtune.training.evaluation import score
 from vadtune.training.run import as_tensor, load_expected
 from vadtune.tuning.conclude import Winner, export_trial, load_trial, score_artifact, validation_name
-from vadtune.tuning.study import BestTrial
+from vadtune.tuning.plan import Plan
+from vadtune.tuning.study import BestTrial, read_study, top_trials
 
+N_CANDIDATES = 2  # members are chosen among so many times their number
 # As often as this, for each member wanted, the best addition is sought: how often one is taken is its weight.
 STEPS_A_MEMBER = 3
+
+
+def n_kept(n_top: int, n_members: int) -> int:
+    """Of how many trials the checkpoints are needed to export the best `n_top` and an ensemble."""
+    return max(n_top, N_CANDIDATES * n_members if n_members > 1 else 1)
+
+
+def export_best(plan: Plan, problem: Problem, n_top: int, n_members: int) -> list[Winner]:
+    """Write `best/`, of the best trial or of several together, and `top/2` and so on, of single trials.
+
+    Raises:
+        NoUsableTrial: Every trial failed.
+    """
+    best = top_trials(read_study(plan.study_path), plan.keep_top, plan.storage.exists)
+    saved = [trial for trial in best if trial.checkpoint is not None] if n_members > 1 else best[:1]
+    winner = export_ensemble(saved or best[:1], plan.storage, problem, plan.folder / "best", n_members)
+    return [
+        winner,
+        *(
+            export_trial(trial, plan.storage, problem, plan.folder / "top" / str(rank))
+            for rank, trial in enumerate(best[1:n_top], start=2)
+        ),
+    ]
 
 
 def choose(

@@ -10,7 +10,7 @@ from vadtune.data.problem import Problem, load_problem
 from vadtune.data.splits import DataConfig
 from vadtune.data.storage import Storage, open_storage
 from vadtune.errors import ArtifactError, ConfigError, DataError
-from vadtune.settings import Nested, parse, read_json
+from vadtune.settings import Nested, other_format, parse, read_json
 from vadtune.tuning.samplers import draw_seed
 from vadtune.tuning.space import Space
 from vadtune.tuning.study import BestTrial, best_trial, find_trial, read_study, top_trials
@@ -101,6 +101,13 @@ class PastRun:
         return config | {"seed": draw_seed(self.settings["search"]["seed"], number)}
 
 
+def run_format(settings: Nested) -> str | None:
+    """What is wrong with the format of a run's `settings.json`, if anything is."""
+    versions = settings.get("versions")
+    writer = versions.get("vadtune") if isinstance(versions, dict) else None
+    return other_format(settings.get("format_version"), FORMAT_VERSION, writer)
+
+
 def open_run(folder: Path) -> PastRun:
     """Read a run folder.
 
@@ -111,9 +118,9 @@ def open_run(folder: Path) -> PastRun:
     if not path.is_file():
         raise ArtifactError(f"{folder}: not a run, it has no settings.json. Give a folder such as runs/NAME.")
     settings = read_json(path)
-    version = settings.get("format_version")
-    if version != FORMAT_VERSION:
-        raise ArtifactError(f"{folder}: a run of format {version!r}; this vadtune reads {FORMAT_VERSION}.")
+    problem = run_format(settings)
+    if problem is not None:
+        raise ArtifactError(f"{folder}: {problem}")
     missing = [key for key in ("data", "dataset", "space", "search") if not isinstance(settings.get(key), dict)]
     if missing:
         raise ArtifactError(f"{path}: {', '.join(missing)} is missing. Search again.")

@@ -5,6 +5,7 @@ import platform
 import pwd
 import re
 import secrets
+import shutil
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from vadtune.tuning.autoscaling import WorkerType
 
 MAX_NAME = 100
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
+_FILES = "settings.json summary.json study.log trials.csv evaluation.npz report.html"
+_LEFTOVER = re.compile(rf"\.probe\d+|\.(best|\d+)-.+|\.({'|'.join(map(re.escape, _FILES.split()))})\..+")
 
 
 def check_run_name(name: str) -> str:
@@ -40,11 +43,24 @@ def check_folder(folder: Path) -> None:
     probe = folder / f".probe{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(b"probe")
-        probe.unlink()
+        try:
+            probe.write_bytes(b"probe")
+        finally:
+            probe.unlink(missing_ok=True)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise ConfigError(f"{folder}: cannot be written ({reason}). Give another --runs, or free some space.") from None
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Remove what a killed search was writing beside the files of its run; the folder must be owned."""
+    for left in [*folder.glob(".*"), *folder.glob("top/.*")]:
+        if not _LEFTOVER.fullmatch(left.name):
+            continue
+        if left.is_dir() and not left.is_symlink():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
 
 
 def foreign_owner(folder: Path) -> str | None:

@@ -13,7 +13,7 @@ from vadtune.training.environment import hardware, versions
 from vadtune.tuning.baselines import BaselineResult
 from vadtune.tuning.conclude import Winner, score_baselines, summarise_winner, write_json
 from vadtune.tuning.database import Database, agreed_settings
-from vadtune.tuning.past_run import FORMAT_VERSION
+from vadtune.tuning.past_run import FORMAT_VERSION, run_format
 from vadtune.tuning.runner import Outcome, Plan
 from vadtune.tuning.space import Space
 
@@ -68,10 +68,9 @@ def begin(folder: Path, settings: Nested, *, resume: bool, database: Database | 
 
 
 def _check_same(old: Nested, new: Nested, what: str) -> None:
-    if old.get("format_version") != FORMAT_VERSION:
-        raise ConfigError(
-            f"{what} is of format {old.get('format_version')!r}; this vadtune goes on with {FORMAT_VERSION}."
-        )
+    problem = run_format(old)
+    if problem is not None:
+        raise ConfigError(f"{what}: {problem}")
     lines = Space.from_dict(old["space"]).difference(Space.from_dict(new["space"]))
     lines += _differences(old, new)
     if lines:

@@ -14,7 +14,7 @@ from vadtune.tuning.cluster import Cluster, ClusterLost, Watchdog, interrupt_mai
 from vadtune.tuning.database import StudyLost, database_errors, first_line
 from vadtune.tuning.lock import locked
 from vadtune.tuning.plan import Outcome, Plan
-from vadtune.tuning.preflight import check_folder, check_local_cpus
+from vadtune.tuning.preflight import check_folder, check_local_cpus, clear_leftovers
 from vadtune.tuning.progress import Progress, Silent
 from vadtune.tuning.runs import Job, RunFactory
 from vadtune.tuning.schedulers import report_epochs
@@ -57,6 +57,7 @@ def run_search(
 def _run(session: Session, data: Any, runs: RunFactory, cluster: Cluster | None) -> Outcome:
     plan = session.plan
     with locked(plan.folder), quiet_ray():
+        clear_leftovers(plan.folder)
         tracked = _trackers(session)
         with _signals(session), _running(cluster, plan) as ray_cluster:
             try:
@@ -78,7 +79,7 @@ def _search(session: Session, data: Any, runs: RunFactory, tracked: list[Any]) -
 
     session.phase = "searching"
     try:
-        with Watchdog(*landmarks(), interrupt_main_thread), redirect_stdout(io.StringIO()), _uncounted():
+        with Watchdog(*landmarks(), interrupt_main_thread), redirect_stdout(io.StringIO()), _uncounted(), _hushed():
             _tune(session, data, runs, tracked)
     except (KeyboardInterrupt, VadtuneError, SystemError, TuneError):
         # What a signal's handler raises may come out of Ray as something else.
@@ -125,6 +126,19 @@ def _uncounted() -> Iterator[None]:
         yield
     finally:
         usage.tag_callbacks = counting
+
+
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """Keep Ray from sending AWS keys with each trial: they would lie open in its store, its dashboard and its logs."""
+    from ray.tune.execution import class_cache
+
+    sent = class_cache.ENV_VARS_TO_PROPAGATE
+    class_cache.ENV_VARS_TO_PROPAGATE = {name for name in sent if not name.startswith("AWS_")}
+    try:
+        yield
+    finally:
+        class_cache.ENV_VARS_TO_PROPAGATE = sent
 
 
 def _trackers(session: Session) -> list[Any]:

@@ -4,11 +4,12 @@ import math
 import threading
 import time
 from contextlib import suppress
+from pathlib import Path
 
 from optuna.trial import TrialState
 
 from vadtune.data.storage import Sweeper, orphans
-from vadtune.errors import ConfigError
+from vadtune.errors import ConfigError, DataError
 from vadtune.tuning.autoscaling import WorkerType, worker_types
 from vadtune.tuning.cluster import Cluster, take_back_sigterm
 from vadtune.tuning.crew import Alone, Crew, Shared
@@ -95,7 +96,8 @@ class Session:
 
     def wait_for(self, cluster: Cluster) -> None:
         """Wait for Ray, telling so; then check that trials fit and nodes see the storage."""
-        while not cluster.is_ready(timeout_s=0.2):
+        while not cluster.is_ready(timeout_s=0.05):
+            take_back_sigterm()
             if self.stopping.is_set():
                 return
             self.tick()
@@ -230,29 +232,43 @@ class Session:
             return
         error = write_error(self.crew.study)
         if error is not None:
-            raise ConfigError(
-                f"{self.plan.study_path}: cannot be written ({error.strerror}). Make space, then go on with --resume."
-            ) from None
+            raise ConfigError(_unwritten(self.plan.study_path, error)) from None
         if self.mirror is not None:
             self.mirror.stop()
         self.sweeper.close(SWEEP_S)
-        self.crew.leave()
-        self._write_table()
-        self.trials = count_states(self.crew.study)
-        self.sweeper = Sweeper(self.plan.storage, n_threads=16)
-        self._sweep()
-        self.sweeper.close(SWEEP_S)
+        if self.problem is not None:
+            self._sweep_all()  # what was written of a checkpoint may be what fills the disk
+        self._settle()
+        self._sweep_all()
         if self.mirror is not None:
             self.mirror.finish()
 
+    def _settle(self) -> None:
+        """Leave the study.
+
+        Raises:
+            ConfigError: It cannot be written.
+        """
+        try:
+            self.crew.leave()
+            self._write_table()
+        except OSError as error:
+            raise ConfigError(_unwritten(self.plan.study_path, error)) from None
+        self.trials = count_states(self.crew.study)
+
     def _write_copies(self) -> None:
-        # The search itself finds out what is wrong with a database.
-        with suppress(*database_errors()):
+        # The search itself finds out what is wrong with a database, or a disk.
+        with suppress(*database_errors(), OSError, DataError):
             self.crew.write_copy()
             self._write_table()
 
     def _write_table(self) -> None:
         write_trial_table(self.crew.study, self.plan.folder / "trials.csv")
+
+    def _sweep_all(self) -> None:
+        self.sweeper = Sweeper(self.plan.storage, n_threads=16)
+        self._sweep()
+        self.sweeper.close(SWEEP_S)
 
     def _sweep(self) -> None:
         if self.crew.others():
@@ -273,3 +289,7 @@ class Session:
         phases = {"start": start - self.started, "search": search - start, "stop": now - search}
         problem = self.mirror.problem if self.mirror is not None else None
         return Outcome(self.end, self.trials, now - self.started, phases, problem)
+
+
+def _unwritten(path: Path, error: OSError) -> str:
+    return f"{path}: cannot be written ({error.strerror}). Make space, then go on with --resume."

@@ -18,6 +18,8 @@ from optuna.storages.journal import BaseJournalBackend, JournalFileBackend, Jour
 from optuna.trial import FrozenTrial, TrialState
 
 from vadtune.data.damage import DAMAGED
+from vadtune.data.files import written_beside
+from vadtune.data.formulas import harmless
 from vadtune.errors import ConfigError, NoUsableTrial
 
 STATES: tuple[str, ...] = ("complete", "pruned", "failed", "running", "waiting")
@@ -308,9 +310,8 @@ def trial_table(study: optuna.Study) -> pd.DataFrame:
 
 def write_trial_table(study: optuna.Study, path: Path) -> None:
     """Write `trial_table` as CSV, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    trial_table(study).map(_as_text).to_csv(temporary, index=False)
-    temporary.replace(path)
+    with written_beside(path) as part:
+        trial_table(study).map(harmless).to_csv(part, index=False)
 
 
 def _row(trial: FrozenTrial) -> dict[str, Any]:
@@ -333,8 +334,3 @@ def _seconds(trial: FrozenTrial) -> float | None:
         return None
     duration: datetime.timedelta = trial.datetime_complete - trial.datetime_start
     return duration.total_seconds()
-
-
-def _as_text(cell: Any) -> Any:
-    """A cell that no spreadsheet takes for a formula."""
-    return f"'{cell}" if isinstance(cell, str) and cell[:1] in {"=", "+", "-", "@", "\t", "\r"} else cell

@@ -105,5 +105,5 @@ class Trainable(tune.Trainable):
 
 def _is_memory(error: Exception) -> bool:
     """Whether an error means that memory did not suffice: torch raises a plain RuntimeError for it on a CPU."""
-    words = ("out of memory", "can't allocate memory", "not enough memory")
+    words = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc")
     return isinstance(error, MemoryError) or any(word in str(error).lower() for word in words)

@@ -22,14 +22,14 @@ from vadtune.training.artifact import Artifact, load_artifact
 from vadtune.training.config import TrainConfig, TrialConfig
 from vadtune.training.device import resolve_device
 from vadtune.tuning.cluster import Cluster
-from vadtune.tuning.conclude import evaluation_arrays, export_trial, refit, write_arrays, write_json
+from vadtune.tuning.conclude import evaluation_arrays, refit, write_arrays, write_json
+from vadtune.tuning.ensemble import export_best, n_kept
 from vadtune.tuning.preflight import check_folder
 from vadtune.tuning.record import begin, describe_run, summarise
 from vadtune.tuning.runner import Plan, run_search
 from vadtune.tuning.samplers import Sampler
 from vadtune.tuning.schedulers import Scheduler
 from vadtune.tuning.space import Space, default_space, find_space, load_space, make_space
-from vadtune.tuning.study import best_trial, read_study
 from vadtune.tuning.trial_runs import TrialData, TrialRuns
 
 logger = logging.getLogger(__name__)
@@ -54,6 +54,7 @@ class SearchSettings(Settings):
     mechanism: str
     sampler: str
     scheduler: str
+    ensemble: int = Field(ge=1)
     runs: Path
     device: str
     seed: int = Field(ge=0)
@@ -64,9 +65,9 @@ class Found:
     """What a search found.
 
     Attributes:
-        artifact: The model of the best settings, trained on all rows; its metrics are those of the best trial.
-        params: The settings that were searched, by dotted path.
-        error: The best trial's over hidden validation cells.
+        artifact: The model of the best settings, or an ensemble, trained on all rows; its metrics are from before.
+        params: The settings that were searched, by dotted path, of the best trial.
+        error: Over hidden validation cells, of the best trial or of the ensemble.
         folder: The run folder.
     """
 
@@ -98,11 +99,11 @@ def search_and_refit(settings: SearchSettings, table: Table) -> Found:
         outcome = run_search(plan, data, TrialRuns(), cluster=cluster)
     if outcome.end == "interrupted":
         raise KeyboardInterrupt(f"the study is in {plan.folder}")
-    trial = best_trial(read_study(plan.study_path), plan.storage.exists)
-    winner = refit(export_trial(trial, plan.storage, problem, plan.folder / "best"), problem, plan.device)
+    winner = refit(export_best(plan, problem, 1, settings.ensemble)[0], problem, plan.device)
     write_arrays(plan.folder / "evaluation.npz", evaluation_arrays(winner.tested, problem))
     write_json(plan.folder / "summary.json", summarise(plan, problem, outcome, winner, {}, time.monotonic() - began))
-    return Found(load_artifact(winner.folder), trial.params, trial.value, plan.folder)
+    error = winner.trial.value if winner.value is None else winner.value
+    return Found(load_artifact(winner.folder), winner.trial.params, error, plan.folder)
 
 
 def _problem(settings: SearchSettings, table: Table) -> Problem:
@@ -155,6 +156,7 @@ def _plan(settings: SearchSettings, space: Space) -> Plan:
         gpus_per_trial=gpus_per_trial,
         seed=settings.seed,
         device=device,
+        keep_top=n_kept(1, settings.ensemble),
     )
 
 
