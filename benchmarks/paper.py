@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import isnan, nan
 from pathlib import Path
 from statistics import fmean
@@ -100,6 +100,14 @@ def train(case: Case, config: TrialConfig, rates: list[float]) -> list[dict[str,
         scores = {"mse": rmse(x_hat, test.truth) ** 2, "validation": validation}
         errors.append({**asdict(case), "tested_at": tested, **scores})
     return errors
+
+
+def done_already(case: Case, results: dict[str, Any]) -> list[dict[str, Any]]:
+    """What the same training gave with the settings of another search, where both searches found the same."""
+    configs = {at: results["tuned"].get(f"{case.dataset} {case.model} {at}", {}).get("config") for at in TUNED_AT}
+    twins = [asdict(replace(case, tuned_at=at)) for at in TUNED_AT if configs[at] == configs[case.tuned_at]]
+    found = [error for error in results["errors"] if any(twin.items() <= error.items() for twin in twins)]
+    return [error | {"tuned_at": case.tuned_at} for error in found]
 
 
 def hidden_again(problem: Problem, rate: float) -> Any:
@@ -201,7 +209,7 @@ def main() -> None:
         if key not in results["tuned"]:
             results["tuned"][key] = tuned(case.dataset, case.model, case.tuned_at, args)
         config = parse(TrialConfig, results["tuned"][key]["config"], key)
-        results["errors"] += train(case, config, args.rates)
+        results["errors"] += done_already(case, results) or train(case, config, args.rates)
         args.output.write_text(json.dumps(results, indent=1) + "\n")
     print(table(results["errors"], args))
     made = figure(results["errors"], args)

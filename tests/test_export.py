@@ -83,6 +83,23 @@ def test_the_lines_of_the_card_impute_as_the_model_does(run, tmp_path, capsys, m
     )
 
 
+def test_the_lines_for_onnx_fill_what_those_for_torch_fill(run, tmp_path, capsys, monkeypatch):
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    rows = load("wine").values[wine().splits.indices[2]][:5].copy()
+    rows[:, ::3] = np.nan
+    filled = {}
+    for kind in ("torch", "onnx"):
+        folder = tmp_path / kind
+        export(capsys, run, "--trial", 0, "--format", kind, "-o", folder)
+        monkeypatch.chdir(folder)
+        lines: dict = {}
+        exec((folder / f"{kind.upper()}.md").read_text().split("```")[1].removeprefix("python\n"), lines)
+        filled[kind] = load_artifact(folder).scaler.transform(np.stack([lines["impute"](row) for row in rows]))
+    # Their decoders agree to 1e-5 (above); where a minimum is flat, float32 costs tell two latents no better apart.
+    np.testing.assert_allclose(filled["onnx"], filled["torch"], rtol=0, atol=1e-3)
+
+
 def test_onnx_without_its_packages_is_refused_with_what_to_install(run, tmp_path, monkeypatch):
     monkeypatch.setattr("vadtune.training.decoder_export.find_spec", lambda _: None)
     with pytest.raises(ConfigError, match=r"pip install 'vadtune\[onnx\]'"):

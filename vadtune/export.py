@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 EXAMPLES = """\
   python -m vadtune.export runs/night -o models/best
   python -m vadtune.export runs/night --trial 17 -o models/trial17
-  python -m vadtune.export runs/night --top 3 -o models/top            models/top/1, models/top/2, models/top/3
-  python -m vadtune.export runs/night --format onnx -o models/onnx     also decoder.onnx, and how to impute with it
-  python -m vadtune.export s3://bucket/vadtune/night -o models/best    from any machine that sees the storage
+  python -m vadtune.export runs/night --top 3 -o models/top            # models/top/1, models/top/2, models/top/3
+  python -m vadtune.export runs/night --format onnx -o models/onnx     # also decoder.onnx, and how to impute with it
+  python -m vadtune.export s3://bucket/vadtune/night -o models/best    # from any machine that sees the storage
 
 A search keeps the checkpoints of as many trials as its --top says; others are trained again by vadtune.train --from."""
 

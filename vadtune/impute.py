@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 EXAMPLES = """\
   python -m vadtune.impute runs/night/best table.csv -o filled.csv
   python -m vadtune.impute runs/night/best table.parquet -o filled.parquet --std spread.parquet
-  python -m vadtune.impute runs/night/best table.csv -o filled.csv --draws 5    filled.1.csv … filled.5.csv
-  python -m vadtune.impute runs/night/best table.csv -o filled.csv --intervals  filled.low95.csv, filled.high95.csv …
+  python -m vadtune.impute runs/night/best table.csv -o filled.csv --draws 5    # filled.1.csv … filled.5.csv
+  python -m vadtune.impute runs/night/best table.csv -o filled.csv --intervals  # filled.low95.csv, filled.high95.csv …
 
 Known cells come back as they are; columns, order, index and types stay, columns that the model does not know pass
 through. CSV and Parquet are filled in parts, so that tables may be larger than memory; other formats, and CSV that is

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 EXAMPLES = """\
   python -m vadtune.train mnist -o models/digits
   python -m vadtune.train table.csv --model vae --missing-rate 0.2 --set model.latent_dim=24 -o models/mine
-  python -m vadtune.train --from runs/night -o models/again             the best trial, trained again
+  python -m vadtune.train --from runs/night -o models/again             # the best trial, trained again
   python -m vadtune.train --from runs/night:17 --max-epochs 500 -o models/longer
   python -m vadtune.search mnist --dry-run | sed -n 3p > third.json
   python -m vadtune.train mnist --config third.json -o models/third

@@ -7,14 +7,17 @@ import pytest
 import torch
 from scipy.integrate import quad
 from scipy.special import ndtr
+from torch.nn.functional import softplus
 
 from tests.models.examples import linear_vad, normal
 from vadtune.data.codec import Codec
 from vadtune.data.metrics import half_width
 from vadtune.data.splits import Holdout, Rows, Scaler
 from vadtune.data.tables import Column, Table
+from vadtune.models.decoder import DecoderConfig
+from vadtune.models.vad import VADConfig
 from vadtune.training.artifact import Artifact, load_artifact, save_artifact
-from vadtune.training.calibration import calibration, crps, fit_spread
+from vadtune.training.calibration import calibrated, calibration, crps
 from vadtune.training.config import InferConfig, TrialConfig
 from vadtune.training.fill import Filler
 
@@ -44,7 +47,7 @@ def true_and_believed(noise_std, believed_std, n_rows):
     return artifact, Holdout(rows, np.where(hidden, full, np.nan).astype(np.float32))
 
 
-def calibrated(artifact, holdout):
+def measured(artifact, holdout):
     posterior = artifact.posterior(torch.from_numpy(holdout.rows.x))
     return calibration(artifact, posterior, artifact.decode(posterior).numpy(), holdout)
 
@@ -55,7 +58,7 @@ def part(holdout, rows):
 
 def test_intervals_of_the_true_model_hold_what_they_promise():
     artifact, holdout = true_and_believed(0.5, 0.5, n_rows=3000)
-    found = calibrated(artifact, holdout)
+    found = measured(artifact, holdout)
     assert found["n_numbers"] == int((~np.isnan(holdout.truth)).sum())
     assert (found["n_codes"], found["accuracy"], found["confidence"]) == (0, None, None)
     for level, share in found["coverage"].items():
@@ -65,13 +68,13 @@ def test_intervals_of_the_true_model_hold_what_they_promise():
 def test_a_model_that_is_too_sure_learns_from_validation_rows_how_unsure_to_be(tmp_path):
     artifact, holdout = true_and_believed(0.5, 0.2, n_rows=2000)
     validation, test = part(holdout, slice(0, 500)), part(holdout, slice(500, None))
-    assert calibrated(artifact, test)["coverage"]["0.8"] < 0.55
-    fitted = fit_spread(artifact, validation)
-    after = calibrated(fitted, test)["coverage"]
+    assert measured(artifact, test)["coverage"]["0.8"] < 0.55
+    fitted = calibrated(artifact, validation)
+    after = measured(fitted, test)["coverage"]
     for level, share in after.items():
         assert share == pytest.approx(float(level), abs=0.06)
     # Fitted once or twice, it is the same: it does not multiply with what was there.
-    assert fit_spread(fitted, validation).spread == fitted.spread
+    assert calibrated(fitted, validation).spread == fitted.spread
     loaded = load_artifact(save_artifact(fitted, tmp_path / "model"))
     assert loaded.spread == fitted.spread > 1.5
 
@@ -88,4 +91,63 @@ def test_draws_spread_as_far_as_the_standard_deviations_say():
 
 def test_rows_without_hidden_numbers_leave_the_deviations_as_they_are():
     artifact, holdout = true_and_believed(0.5, 0.2, n_rows=20)
-    assert fit_spread(artifact, Holdout(holdout.rows, np.full_like(holdout.truth, np.nan))).spread == 1
+    assert calibrated(artifact, Holdout(holdout.rows, np.full_like(holdout.truth, np.nan))).spread == 1
+
+
+COLOURS = (
+    Column("colour", "categorical", "str", ("r", "g", "b")),
+    Column("size", "ordinal", "str", ("S", "M", "L", "XL")),
+    Column("smokes", "boolean", "bool"),
+)
+
+
+def too_sure_of_codes(factor, n_rows):
+    """Rows of codes that do not depend on each other, and an artifact that takes their logits for larger ones."""
+    rng, codec = np.random.default_rng(0), Codec.fit(np.array([[0, 0, 0], [1, 1, 1], [2, 2, 1], [2, 3, 1.0]]), COLOURS)
+    model = VADConfig(latent_dim=1, decoder=DecoderConfig(n_layers=0)).build(codec)
+    true = torch.tensor([0.7, 0.5, 1.0, 0.0, -0.6])  # boolean, ordinal, three categories
+    with torch.no_grad():
+        model.decoder.network[-1].weight.zero_()
+        model.decoder.network[-1].bias.copy_(true)
+        normal_numbers = torch.from_numpy(rng.standard_normal((n_rows, 3)).astype(np.float32))
+        full = model.draw(torch.zeros(n_rows, 1), normal_numbers).numpy()
+        model.decoder.network[-1].bias.copy_(factor * true)
+        model.likelihood.thresholds.start.mul_(factor)
+        model.likelihood.thresholds.gaps.copy_(torch.expm1(factor * softplus(torch.tensor(0.55))).log().expand(2))
+    hidden = rng.random(full.shape) < 0.5
+    rows = Rows(np.where(hidden, np.nan, full).astype(np.float32), codec)
+    config = TrialConfig(model=model.config, infer=InferConfig(method="lbfgs"))
+    artifact = Artifact(model.eval(), config, Scaler(np.zeros(3), np.ones(3)), COLOURS)
+    return artifact, Holdout(rows, np.where(hidden, full, np.nan).astype(np.float32))
+
+
+def test_chances_of_codes_that_are_too_sure_learn_a_temperature_from_validation_rows(tmp_path):
+    artifact, holdout = too_sure_of_codes(2.0, n_rows=3000)
+    validation, test = part(holdout, slice(0, 1500)), part(holdout, slice(1500, None))
+    before = measured(artifact, test)
+    assert before["confidence"] > before["accuracy"] + 0.1
+    fitted = calibrated(artifact, validation)
+    assert fitted.temperature == pytest.approx(2, rel=0.2)
+    after = measured(fitted, test)
+    assert after["confidence"] == pytest.approx(after["accuracy"], abs=0.03)
+    assert after["accuracy"] == before["accuracy"]
+    assert calibrated(fitted, validation).temperature == fitted.temperature
+    assert load_artifact(save_artifact(fitted, tmp_path / "model")).temperature == fitted.temperature
+
+
+def test_draws_of_codes_are_right_as_often_as_their_chances_say():
+    artifact, holdout = too_sure_of_codes(2.0, n_rows=40)
+    artifact = replace(artifact, temperature=2.0)
+    table = Table("t", "t", holdout.rows.x.astype(np.float64), COLOURS)
+    unknown = np.isnan(table.values)
+    *drawn, wrong = Filler(artifact, 400, with_std=True)(table)
+    (best,) = Filler(artifact)(table)
+    differs = (np.stack(drawn) != best).mean(axis=0)
+    for column in range(3):
+        cells = unknown[:, column]
+        assert differs[cells, column].mean() == pytest.approx(wrong[cells, column].mean(), abs=0.03)
+
+
+def test_the_temperature_of_few_codes_stays_near_one():
+    artifact, holdout = too_sure_of_codes(1.0, n_rows=2)
+    assert 0.5 <= calibrated(artifact, holdout).temperature <= 2

@@ -78,9 +78,11 @@ class Model(nn.Module, ABC):
         """The best estimate of all cells: numbers in scaled units, the likeliest codes."""
         return self.values(self.likelihood.expect(self.decoder(z)))
 
-    def draw(self, z: Float[Tensor, "N L"], normal: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
-        """A draw of all cells by one standard normal number each."""
-        return self.values(self.likelihood.sample(self.decoder(z), normal))
+    def draw(
+        self, z: Float[Tensor, "N L"], normal: Float[Tensor, "N D"], temperature: float = 1.0
+    ) -> Float[Tensor, "N D"]:
+        """A draw of all cells by one standard normal number each; see `Likelihood.sample`."""
+        return self.values(self.likelihood.sample(self.decoder(z), normal, temperature))
 
     def values(self, expected: Float[Tensor, "N E"]) -> Float[Tensor, "N D"]:
         """Columns of what `Likelihood.expect` or `sample` gives."""

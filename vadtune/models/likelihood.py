@@ -75,20 +75,23 @@ class Likelihood(nn.Module, ABC):
         """
 
     @abstractmethod
-    def chances(self, outputs: Float[Tensor, "N E"], batch: Batch) -> Float[Tensor, "N C"]:
-        """The chances of the batch's codes, in the order of `Codec.coded`."""
+    def chances(self, outputs: Float[Tensor, "N E"], batch: Batch, temperature: float = 1.0) -> Float[Tensor, "N C"]:
+        """The chances of the batch's codes, in the order of `Codec.coded`; hotter, nearer to equal."""
 
     @abstractmethod
     def expect(self, outputs: Float[Tensor, "N E"]) -> Float[Tensor, "N E"]:
         """Numbers, and chances: what `Codec.decode` takes."""
 
     @abstractmethod
-    def sample(self, outputs: Float[Tensor, "N E"], normal: Float[Tensor, "N D"]) -> Float[Tensor, "N E"]:
+    def sample(
+        self, outputs: Float[Tensor, "N E"], normal: Float[Tensor, "N D"], temperature: float = 1.0
+    ) -> Float[Tensor, "N E"]:
         """Draws of the cells themselves, by one standard normal number each: what `Codec.decode` takes.
 
         Args:
             outputs: Of the decoder.
             normal: In the order of the E, a one-hot block as one.
+            temperature: Of the codes' chances, as in `chances`.
         """
 
     def output_at(self, mean: Float[Tensor, " E"]) -> Float[Tensor, " E"]:
@@ -116,7 +119,12 @@ class Gaussian(Likelihood):
         """1 / s, whatever the outputs."""
         return torch.exp(-0.5 * self.noise.log_var()) * batch.observed * signs
 
-    def chances(self, outputs: Float[Tensor, "N E"], batch: Batch) -> Float[Tensor, "N C"]:  # noqa: ARG002
+    def chances(
+        self,
+        outputs: Float[Tensor, "N E"],
+        batch: Batch,  # noqa: ARG002
+        temperature: float = 1.0,  # noqa: ARG002
+    ) -> Float[Tensor, "N C"]:
         """There are no codes."""
         return outputs[:, :0]
 
@@ -124,7 +132,12 @@ class Gaussian(Likelihood):
         """The outputs."""
         return outputs
 
-    def sample(self, outputs: Float[Tensor, "N E"], normal: Float[Tensor, "N D"]) -> Float[Tensor, "N E"]:
+    def sample(
+        self,
+        outputs: Float[Tensor, "N E"],
+        normal: Float[Tensor, "N D"],
+        temperature: float = 1.0,  # noqa: ARG002
+    ) -> Float[Tensor, "N E"]:
         """The outputs and noise."""
         return outputs + torch.exp(0.5 * self.noise.log_var()) * normal
 
@@ -158,21 +171,24 @@ class Mixed(Likelihood):
         numbers = reconstruction_error(outputs[:, :end], batch.columns(slice(0, end)), self.noise.log_var())
         return numbers + self._codes(outputs, batch)
 
-    def chances(self, outputs: Float[Tensor, "N E"], batch: Batch) -> Float[Tensor, "N C"]:
+    def chances(self, outputs: Float[Tensor, "N E"], batch: Batch, temperature: float = 1.0) -> Float[Tensor, "N C"]:
         """The chances of the batch's codes, booleans first, then ordinals and categories."""
-        return torch.exp(-torch.cat(self._code_losses(outputs, batch), 1))
+        return torch.exp(-torch.cat(self._code_losses(outputs, batch, temperature), 1))
 
     def _codes(self, outputs: Float[Tensor, "N E"], batch: Batch) -> Float[Tensor, " N"]:
         """-log p of the observed booleans, ordinals and categories."""
         return torch.cat(self._code_losses(outputs, batch), 1).sum(-1)
 
-    def _code_losses(self, outputs: Float[Tensor, "N E"], batch: Batch) -> list[Float[Tensor, "N C"]]:
+    def _code_losses(
+        self, outputs: Float[Tensor, "N E"], batch: Batch, temperature: float = 1.0
+    ) -> list[Float[Tensor, "N C"]]:
         """-log p of each boolean, ordinal and category, 0 where it is not observed."""
         a, b, c = self.ends
         x, observed = batch.x, batch.observed
+        outputs = outputs if temperature == 1 else outputs / temperature
         parts = [(softplus(outputs[:, a:b]) - outputs[:, a:b] * x[:, a:b]) * observed[:, a:b]]
         if c > b:
-            parts.append(self.thresholds.loss(outputs[:, b:c], x[:, b:c]) * observed[:, b:c])
+            parts.append(self.thresholds.loss(outputs[:, b:c], x[:, b:c], temperature) * observed[:, b:c])
         if self.block.numel():
             logits, known = outputs[:, c:], observed[:, c:][:, self.first]
             chosen = torch.zeros_like(known).index_add(1, self.block, logits * x[:, c:])
@@ -212,13 +228,16 @@ class Mixed(Likelihood):
         ordinals = self.thresholds.median(outputs[:, b:c])
         return torch.cat([outputs[:, :a], torch.sigmoid(outputs[:, a:b]), ordinals, categories], 1)
 
-    def sample(self, outputs: Float[Tensor, "N E"], normal: Float[Tensor, "N D"]) -> Float[Tensor, "N E"]:
+    def sample(
+        self, outputs: Float[Tensor, "N E"], normal: Float[Tensor, "N D"], temperature: float = 1.0
+    ) -> Float[Tensor, "N E"]:
         """Numbers with noise; levels where a uniform number falls among the chances."""
         a, b, c = self.ends
         numbers = outputs[:, :a] + torch.exp(0.5 * self.noise.log_var()) * normal[:, :a]
+        outputs = outputs if temperature == 1 else outputs / temperature
         uniform = torch.special.ndtr(normal).clamp(1e-6, 1 - 1e-6)
         booleans = (uniform[:, a:b] < torch.sigmoid(outputs[:, a:b])).to(outputs)
-        ordinals = self.thresholds.sample(outputs[:, b:c], uniform[:, b:c])
+        ordinals = self.thresholds.sample(outputs[:, b:c], uniform[:, b:c], temperature)
         parts = [numbers, booleans, ordinals]
         if self.block.numel():
             chances = self._chances(outputs[:, c:]).split(list(self.codec.widths), 1)
@@ -253,35 +272,39 @@ class Thresholds(nn.Module):
         self.start = nn.Parameter(-(top - 1).clamp(min=0) / 2)
         self.gaps = nn.Parameter(torch.full((n_columns * self.n_gaps,), 0.55))
 
-    def values(self) -> Float[Tensor, "O R1"]:
-        """The thresholds below and above each level, `-FAR` and `FAR` around all."""
+    def values(self, temperature: float = 1.0) -> Float[Tensor, "O R1"]:
+        """The thresholds below and above each level, by the temperature, `-FAR` and `FAR` around all."""
         start = self.start[:, None]
         steps = torch.cat([start, softplus(self.gaps).view(len(start), self.n_gaps) + MIN_GAP], 1).cumsum(1)
         number = torch.arange(steps.shape[1], device=steps.device)
-        inner = torch.where(number < self.top[:, None], steps, self.FAR)
+        inner = torch.where(number < self.top[:, None], steps / temperature, self.FAR)
         edge = torch.full_like(start, self.FAR)
         return torch.cat([-edge, inner, edge], 1)
 
-    def loss(self, scores: Float[Tensor, "N O"], x: Float[Tensor, "N O"]) -> Float[Tensor, "N O"]:
-        """-log p of levels, which are steps from 0 to 1."""
+    def loss(
+        self, scores: Float[Tensor, "N O"], x: Float[Tensor, "N O"], temperature: float = 1.0
+    ) -> Float[Tensor, "N O"]:
+        """-log p of levels, which are steps from 0 to 1; scores are divided by the temperature already."""
         level = torch.round(x * self.top).long()
-        values = self.values()
+        values = self.values(temperature)
         column = torch.arange(len(self.top), device=x.device).expand_as(level)
         upper, lower = values[column, level + 1] - scores, values[column, level] - scores
         # sigmoid(u) - sigmoid(l) = sigmoid(u) sigmoid(-l) (1 - exp(l - u)), which keeps its digits.
         return -(logsigmoid(upper) + logsigmoid(-lower) + torch.log(-torch.expm1(lower - upper)))
 
-    def below(self, scores: Float[Tensor, "N O"]) -> Float[Tensor, "N O R"]:
+    def below(self, scores: Float[Tensor, "N O"], temperature: float = 1.0) -> Float[Tensor, "N O R"]:
         """P(level <= r), for every level but the highest possible."""
-        return torch.sigmoid(self.values()[:, 1:-1] - scores[..., None])
+        return torch.sigmoid(self.values(temperature)[:, 1:-1] - scores[..., None])
 
     def median(self, scores: Float[Tensor, "N O"]) -> Float[Tensor, "N O"]:
         """The level that half of the chances lie below, as a step from 0 to 1."""
         return self._as_step((self.below(scores) < 0.5).sum(-1))
 
-    def sample(self, scores: Float[Tensor, "N O"], uniform: Float[Tensor, "N O"]) -> Float[Tensor, "N O"]:
+    def sample(
+        self, scores: Float[Tensor, "N O"], uniform: Float[Tensor, "N O"], temperature: float = 1.0
+    ) -> Float[Tensor, "N O"]:
         """The level at a uniform number's place among the chances."""
-        return self._as_step((self.below(scores) < uniform[..., None]).sum(-1))
+        return self._as_step((self.below(scores, temperature) < uniform[..., None]).sum(-1))
 
     def information(self, scores: Float[Tensor, "N O"]) -> Float[Tensor, "N O"]:
         """The Fisher information of each score: the mean square of the slope of log p."""

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 DESCRIPTION = "Write the report of a search as one HTML page that needs no network, or compare several searches."
 EXAMPLES = """examples:
-  python -m vadtune.report runs/mnist-vad                       writes runs/mnist-vad/report.html
-  python -m vadtune.report runs/vad runs/vae -o compare.html    compares two searches
-  python -m vadtune.report runs/mnist-vad --live                serves it while the search runs
-  python -m vadtune.report runs/mnist-vad --images figures      also PNG and SVG of every figure (needs kaleido)
-  python -m vadtune.report runs/mnist-vad --csv trials.csv      also every trial as a table
-  python -m vadtune.report s3://bucket/vadtune/mnist-vad        of a run's storage, into mnist-vad.html
+  python -m vadtune.report runs/mnist-vad                       # writes runs/mnist-vad/report.html
+  python -m vadtune.report runs/vad runs/vae -o compare.html    # compares two searches
+  python -m vadtune.report runs/mnist-vad --live                # serves it while the search runs
+  python -m vadtune.report runs/mnist-vad --images figures      # also PNG and SVG of every figure (needs kaleido)
+  python -m vadtune.report runs/mnist-vad --csv trials.csv      # also every trial as a table
+  python -m vadtune.report s3://bucket/vadtune/mnist-vad        # of a run's storage, into mnist-vad.html
 """
 
 

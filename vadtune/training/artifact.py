@@ -66,7 +66,8 @@ class Artifact:
         metrics: Scores, by name.
         others: Further models of the same columns, where this is an ensemble: estimates are averaged over all.
         weight: Of this model in the average.
-        spread: What the standard deviations of numbers are multiplied by; see `training.calibration.fit_spread`.
+        spread: What the standard deviations of numbers are multiplied by; see `training.calibration.calibrated`.
+        temperature: Of the chances of codes; see there.
     """
 
     model: Model
@@ -79,6 +80,7 @@ class Artifact:
     others: tuple["Artifact", ...] = ()
     weight: float = 1.0
     spread: float = 1.0
+    temperature: float = 1.0
 
     @property
     def members(self) -> tuple["Artifact", ...]:
@@ -221,14 +223,14 @@ def load_artifact(folder: Path, device: str = "cpu") -> Artifact:
         scaler = Scaler.from_dict(_read(folder / "scaler.json"))
         shape = _image_shape(header["image_shape"])
         dataset = dict(header["dataset"])
-        weight, spread = (_positive(header.get(name, 1.0), name) for name in ("weight", "spread"))
+        factors = {name: _positive(header.get(name, 1.0), name) for name in ("weight", "spread", "temperature")}
         _check_sizes(columns, scaler, codec, shape)
     except (ConfigError, KeyError, TypeError, ValueError) as error:
         raise ArtifactError(f"{folder}: {error}. Export it again.") from None
     model = load_model(config, codec, folder / "model.safetensors").to(torch.device(device))
     metrics = _read(folder / "metrics.json")
     others = tuple(_load_member(folder, name, digest, device) for name, digest in header.get("members", {}).items())
-    first = Artifact(model, config, scaler, columns, shape, dataset, metrics, others, weight, spread)
+    first = Artifact(model, config, scaler, columns, shape, dataset, metrics, others, **factors)
     if any(other.columns != columns or other.scaler.to_dict() != scaler.to_dict() for other in others):
         raise ArtifactError(f"{folder}: its members are of other tables. Export it again.")
     return first
@@ -265,6 +267,7 @@ def _write(artifact: Artifact, folder: Path) -> None:
         "dataset": artifact.dataset,
         "weight": artifact.weight,
         "spread": artifact.spread,
+        "temperature": artifact.temperature,
         "members": members,
     }
     names = [column.name for column in artifact.columns]

@@ -21,7 +21,8 @@ class Filler:
 
     A draw is a latent from the row's posterior, decoded, and the model's observation noise added: multiple imputation
     (Rubin 1987). The spread of a cell is the noise's variance and that of the decoder over the posterior together;
-    of an ensemble that of its best member. `Artifact.spread` widens or narrows both.
+    of an ensemble that of its best member. `Artifact.spread` widens or narrows both, `Artifact.temperature` does so
+    with the chances of codes.
 
     Args:
         artifact: The model.
@@ -101,11 +102,12 @@ class Filler:
         """One draw of each row, in scaled units; rows take their random numbers one after the other."""
         n_rows, latent_dim = posterior.mean.shape
         normal = torch.from_numpy(rng.standard_normal((n_rows, latent_dim + len(self.columns)), dtype=np.float32))
-        z = _at(posterior, normal[:, :latent_dim])
+        z = latents_at(posterior, normal[:, :latent_dim])
         noise = normal[:, latent_dim:].to(z)
         size = member.config.infer.batch_size
         pairs = zip(z.split(size), noise.split(size), strict=True)
-        drawn: FloatArray = torch.cat([member.model.draw(*pair) for pair in pairs]).cpu().numpy()
+        temperature = self.artifact.temperature
+        drawn: FloatArray = torch.cat([member.model.draw(*pair, temperature) for pair in pairs]).cpu().numpy()
         numbers = ~member.model.codec.is_coded
         middle = member.decode(posterior).cpu().numpy()[:, numbers]
         drawn[:, numbers] = middle + self.artifact.spread * (drawn[:, numbers] - middle)
@@ -117,7 +119,7 @@ def std_of_cells(artifact: Artifact, posterior: Posterior, rng: np.random.Genera
     """How unsure the model is of every cell, `(N, D)`.
 
     Of a number: the standard deviation of noise and decoder over the posterior together, times `Artifact.spread`, in
-    scaled units. Of a code: the chance that the best estimate is wrong.
+    scaled units. Of a code: the chance that the best estimate is wrong, at `Artifact.temperature`.
 
     Args:
         artifact: The model.
@@ -127,9 +129,9 @@ def std_of_cells(artifact: Artifact, posterior: Posterior, rng: np.random.Genera
     n_rows, latent_dim = posterior.mean.shape
     model, size = artifact.model, artifact.config.infer.batch_size
     normal = torch.from_numpy(rng.standard_normal((n_rows, N_STD_DRAWS, latent_dim), dtype=np.float32))
-    spread = Spread(model, posterior.mean, size)
+    spread = Spread(model, posterior.mean, size, artifact.temperature)
     for k in range(N_STD_DRAWS):
-        spread.add(_at(posterior, normal[:, k]))
+        spread.add(latents_at(posterior, normal[:, k]))
     std = spread.std()
     std[:, model.codec.numbers] *= artifact.spread
     return std
@@ -138,8 +140,8 @@ def std_of_cells(artifact: Artifact, posterior: Posterior, rng: np.random.Genera
 class Spread:
     """Sums over draws of the latents: of numbers the errors and their squares, of codes the chance to be right."""
 
-    def __init__(self, model: Model, mean: Float[Tensor, "N L"], batch_size: int) -> None:
-        self.model, self.batch_size = model, batch_size
+    def __init__(self, model: Model, mean: Float[Tensor, "N L"], batch_size: int, temperature: float) -> None:
+        self.model, self.batch_size, self.temperature = model, batch_size, temperature
         self.best = model.batch(self._each(mean, model.estimate))
         self.center, _ = self._look(mean)
         self.total, self.squares = np.zeros(self.center.shape), np.zeros(self.center.shape)
@@ -169,14 +171,14 @@ class Spread:
         """The numbers at the latents, and the chances of the best codes there."""
         outputs = self._each(z, self.model.decoder)
         numbers: FloatArray = outputs[:, : self.model.codec.numbers.size].cpu().numpy()
-        right: FloatArray = self.model.likelihood.chances(outputs, self.best).cpu().numpy()
+        right: FloatArray = self.model.likelihood.chances(outputs, self.best, self.temperature).cpu().numpy()
         return numbers, right
 
     def _each(self, z: Float[Tensor, "N L"], function: Callable[[Tensor], Tensor]) -> Tensor:
         return torch.cat([function(part) for part in z.split(self.batch_size)])
 
 
-def _at(posterior: Posterior, normal: Float[Tensor, "N L"]) -> Float[Tensor, "N L"]:
+def latents_at(posterior: Posterior, normal: Float[Tensor, "N L"]) -> Float[Tensor, "N L"]:
     """The latents that lie so many standard deviations from the mean."""
     if posterior.log_var is None:
         return posterior.mean

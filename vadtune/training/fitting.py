@@ -10,7 +10,7 @@ from vadtune.errors import DataError, Diverged, NoUsableTrial
 from vadtune.models.base import Model
 from vadtune.settings import Nested
 from vadtune.training.artifact import Artifact
-from vadtune.training.calibration import fit_spread
+from vadtune.training.calibration import calibrated
 from vadtune.training.config import TrialConfig
 from vadtune.training.run import TrialRun, as_tensor
 from vadtune.training.trainer import Trainer
@@ -72,7 +72,7 @@ def fit_watched(config: TrialConfig, table: Table, validation_share: float, devi
         metrics = {"validation_rmse": run.finish(), "epoch": run.best_epoch}
     except Diverged as error:
         raise diverged(error) from None
-    return fit_spread(_artifact(run.best_model(), config, scaler, table, metrics), validation)
+    return calibrated(_artifact(run.best_model(), config, scaler, table, metrics), validation)
 
 
 def diverged(error: Diverged) -> NoUsableTrial:

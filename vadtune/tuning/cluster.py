@@ -160,6 +160,7 @@ class Cluster:
 
     def _connect(self, folder: Path | None) -> None:
         import ray
+        from ray.exceptions import AuthenticationError
 
         options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
         if folder is not None:
@@ -172,11 +173,35 @@ class Cluster:
         try:
             self._check_answers()
             ray.init(address=self.address, runtime_env=self.runtime_env, **options)
+        except AuthenticationError:
+            raise ConfigError(self._about_token("RAY_AUTH_MODE is token, and there is none here")) from None
         except (OSError, ValueError, RuntimeError) as error:
+            if self._is_stranger():
+                raise ConfigError(self._about_token("the cluster asks for another one")) from None
             lines = str(error).strip().splitlines() or [""]
             said = lines[-1 if any(line.startswith("Traceback") for line in lines) else 0].strip()
             what = f"--address {self.address}: {said.rstrip('.')}."
             raise ConfigError(f"{what} Give the HOST:PORT that `ray start` printed.") from None
+
+    def _about_token(self, problem: str) -> str:
+        what = f"--address {self.address}: the token is missing or wrong: {problem}."
+        return f"{what} Copy ~/.ray/auth_token from the cluster's head (mode 600), and set RAY_AUTH_MODE=token."
+
+    def _is_stranger(self) -> bool:
+        """Whether the cluster answers that it wants another token: Ray's own error is that of a wrong address."""
+        from ray._private.services import canonicalize_bootstrap_address
+        from ray._raylet import GcsClient  # type: ignore[attr-defined]  # it is compiled
+        from ray.exceptions import AuthenticationError, RayError
+
+        try:
+            address = canonicalize_bootstrap_address(self.address or "auto")
+            if address is not None:
+                GcsClient(address=address)
+        except AuthenticationError:
+            return True
+        except (OSError, RayError, RuntimeError, ValueError):
+            return False
+        return False
 
     def _check_answers(self) -> None:
         """Refuse what is no address, or one where nobody is: Ray would wait there for a minute.

@@ -20,7 +20,7 @@ from vadtune.models.base import Model
 from vadtune.models.objective import Posterior
 from vadtune.settings import Nested
 from vadtune.training.artifact import Artifact, save_artifact
-from vadtune.training.calibration import calibration, fit_spread
+from vadtune.training.calibration import calibrated, calibration
 from vadtune.training.config import TrialConfig
 from vadtune.training.evaluation import (
     RATES,
@@ -129,7 +129,7 @@ def artifact_of(config: TrialConfig, model: Model, problem: Problem, metrics: Ne
 def score_artifact(artifact: Artifact, problem: Problem) -> Tested:
     """Score an artifact on the test rows, and add the scores to its metrics; validation rows say how sure it may be."""
     splits, x = problem.splits, as_tensor(problem.splits.test.rows.x)
-    artifact = fit_spread(artifact, splits.validation)
+    artifact = calibrated(artifact, splits.validation)
     posterior = artifact.posterior(x)
     x_hat = artifact.estimate(x, posterior).cpu().numpy()
     scores = score(x_hat, splits.test, splits.column_range)
@@ -156,7 +156,8 @@ def refit(winner: Winner, problem: Problem, device: str) -> Winner:
 def _refit(member: Artifact, table: Table, device: str) -> Artifact:
     again = fit_on_all(member.config, table, device, member.metrics["epoch"] or None)
     about, metrics = member.dataset | {"refitted": True}, member.metrics | {"refitted": True}
-    return replace(again, dataset=about, metrics=metrics, weight=member.weight, spread=member.spread)
+    factors = {name: getattr(member, name) for name in ("weight", "spread", "temperature")}
+    return replace(again, dataset=about, metrics=metrics, **factors)
 
 
 def is_to_be_refitted(problem: Problem, *, asked: bool | None) -> bool:
