@@ -59,12 +59,14 @@ class Weather:
 
     Attributes:
         error_rate: Share of the requests that get a 500.
-        delay_s: How long every answer takes.
-        seen: How many requests of each kind came, and how many of them got a 500.
+        stall_rate: Share of the requests that are answered only after `STALL_S`.
+        seen: How many requests of each kind came, and how many of them got a 500 or stalled.
     """
 
+    STALL_S = 2.0
+
     def __init__(self) -> None:
-        self.error_rate, self.delay_s = 0.0, 0.0
+        self.error_rate, self.stall_rate = 0.0, 0.0
         self.seen: Counter[str] = Counter()
         self.random = random.Random(0)
 
@@ -94,7 +96,9 @@ class _Handler(BaseHTTPRequestHandler):
         body = self._body()
         weather = self.weather
         weather.seen[self.command] += 1
-        time.sleep(weather.delay_s)
+        if weather.random.random() < weather.stall_rate:
+            weather.seen["stalled"] += 1
+            time.sleep(weather.STALL_S)
         if weather.random.random() < weather.error_rate:
             weather.seen["500"] += 1
             self._answer(

@@ -80,10 +80,11 @@ def test_a_killed_search_goes_on_elsewhere_in_bad_weather_and_is_exported_from_t
         driver.wait()
     here = {trial.number: trial for trial in read_study(first / "runs/night/study.log").trials}
 
-    weather.error_rate, weather.delay_s = 0.05, 0.02
+    weather.error_rate, weather.stall_rate = 0.05, 0.05
     document = json.loads(run(environment, second, "-m", "vadtune.search", *SEARCH, "--resume").stdout)
-    weather.error_rate, weather.delay_s = 0.0, 0.0
+    weather.error_rate, weather.stall_rate = 0.0, 0.0
     assert weather.seen["500"] > 0
+    assert weather.seen["stalled"] > 0
     trials = read_study(second / "runs/night/study.log").trials
     assert len(trials) == 9
     assert {trial.state for trial in trials} <= {TrialState.COMPLETE, TrialState.PRUNED}
