@@ -1,6 +1,7 @@
 """Baselines at work beside a search: each in a process of its own, one thread, within a time limit."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from vadtune.errors import ConfigError
 from vadtune.settings import nearest
 from vadtune.tuning import baseline_methods
 from vadtune.tuning.baseline_methods import INPUT, METHODS
+from vadtune.tuning.scratch import make_scratch
 
 BASELINES: tuple[str, ...] = tuple(method.name for method in METHODS)
 
@@ -75,7 +77,7 @@ class RunningBaselines:
             raise ConfigError(f"The time limit of the baselines is {time_limit_s:g} s: it should be above 0.")
         self._names = names
         self._limit_s = time_limit_s
-        self._folder = tempfile.TemporaryDirectory(prefix="vadtune-baselines-")
+        self._path = make_scratch("baselines", Path(tempfile.gettempdir()))
         self._refusals = _refusals(names, splits.test.rows.x.shape[1])
         self._codec = splits.codec
         _write_seen(self._path / INPUT, splits)
@@ -91,7 +93,7 @@ class RunningBaselines:
         for process in self._processes.values():
             process.kill()
             process.wait()
-        self._folder.cleanup()
+        shutil.rmtree(self._path, ignore_errors=True)
 
     def __enter__(self) -> Self:
         return self
@@ -101,17 +103,13 @@ class RunningBaselines:
     ) -> None:
         self.close()
 
-    @property
-    def _path(self) -> Path:
-        return Path(self._folder.name)
-
     def _spawn(self, name: str) -> subprocess.Popen[bytes]:
         # -P: a file beside the user's script must not hide a module of the standard library.
         command = [sys.executable, "-P", "-W", "ignore", "-m", baseline_methods.__name__]
         environment = {**os.environ, **ONE_THREAD, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
         with (self._path / f"{name}.log").open("wb") as log:
             return subprocess.Popen(
-                [*command, name, self._folder.name, str(self._limit_s)],
+                [*command, name, str(self._path), str(self._limit_s)],
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,

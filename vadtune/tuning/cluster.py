@@ -20,10 +20,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import psutil
-
 import vadtune
 from vadtune.errors import INTERRUPTED, ConfigError, VadtuneError
+from vadtune.tuning.scratch import clear_scratch, make_scratch
 
 # Ray reads all of these from the environment of the driver; its workers inherit them.
 ENVIRONMENT = {
@@ -44,7 +43,6 @@ ENVIRONMENT = {
 JOINING = {"RAY_NUM_REDIS_GET_RETRIES": "1"}
 # What nodes of a running cluster get of the driver's environment. It lies open in Ray's store: no credentials.
 SHIPPED = ("AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "OMP_WAIT_POLICY")
-_TEMP_PREFIX = "vadtune-ray-"
 CONNECT_S = 10.0
 Address = tuple[str, int]
 
@@ -143,7 +141,7 @@ class Cluster:
         try:
             is_ours = not ray.is_initialized()
             if is_ours:
-                folder = _temporary_folder() if self.address is None else None
+                folder = make_scratch("ray", _temporary_root()) if self.address is None else None
                 self._connect(folder)
                 # Or Ray prints what happens to workers to stdout, on exit too. The study tells it.
                 ray._private.worker._worker_logs_enabled = False
@@ -302,8 +300,7 @@ def interrupt_main_thread(number: int = signal.SIGUSR2) -> None:
 def _leave(exit_code: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
-    for folder in _temporary_root().glob(f"{_TEMP_PREFIX}{os.getpid()}-*"):
-        shutil.rmtree(folder, ignore_errors=True)
+    clear_scratch("ray", _temporary_root())
     os._exit(exit_code)
 
 
@@ -318,16 +315,5 @@ def _refuses(address: Address) -> bool:
 
 
 def _temporary_root() -> Path:
-    # Any TMPDIR may be too long; what is made in it is a fresh folder of mode 700.
+    # Any TMPDIR may be too long for the sockets in it; what is made in it is a fresh folder of mode 700.
     return Path("/tmp") if os.access("/tmp", os.W_OK) else Path(tempfile.gettempdir())  # nosec B108
-
-
-def _temporary_folder() -> Path:
-    """A folder for Ray's session, short enough for its sockets; what killed drivers left behind goes."""
-    root = _temporary_root()
-    user = psutil.Process().username()
-    for old in root.glob(f"{_TEMP_PREFIX}*"):
-        pid = old.name.removeprefix(_TEMP_PREFIX).partition("-")[0]
-        if pid.isdigit() and not psutil.pid_exists(int(pid)) and old.owner() == user:
-            shutil.rmtree(old, ignore_errors=True)
-    return Path(tempfile.mkdtemp(prefix=f"{_TEMP_PREFIX}{os.getpid()}-", dir=root))
