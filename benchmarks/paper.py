@@ -195,7 +195,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, default=RESULTS)
     args = parser.parse_args()
     if args.quick:
-        args.datasets, args.rates, args.seeds = ["synthetic:n_rows=300"], [0.5, 0.8], 1
+        args.datasets, args.rates, args.seeds = ["synthetic:n_rows=300"], [0.3, 0.6], 1
         args.trials, args.max_epochs = 2, 20
     results = json.loads(args.output.read_text()) if args.output.exists() else {"tuned": {}, "errors": []}
     if args.show:

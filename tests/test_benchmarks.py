@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import paper  # noqa: E402
 
 
 def run(script, *words):
@@ -49,6 +52,33 @@ def test_the_comparison_of_the_paper_compares_both_models(tmp_path):
     results = json.loads((tmp_path / "paper.json").read_text())
     assert {error["model"] for error in results["errors"]} == {"vad", "vae"}
     assert "| data | missing | seeds | VAD | VAE |" in shown
+
+
+def paper_error(model, mse, validation, tuned_at=0.5, seed=0, dataset="mnist", rate=0.9):
+    case = {"dataset": dataset, "model": model, "seed": seed, "missing_rate": rate, "tuned_at": tuned_at}
+    return case | {"tested_at": rate, "mse": mse, "validation": validation}
+
+
+def test_of_two_settings_that_of_the_lower_validation_error_counts_on_seeds_that_both_models_have():
+    errors = [paper_error("vad", 1.0, 0.3), paper_error("vad", 3.0, 0.2, tuned_at=0.9)]
+    errors += [
+        paper_error("vae", 4.0, 0.2),
+        paper_error("vae", 2.0, 0.3, tuned_at=0.9),
+        paper_error("vad", 9, 0, seed=1),
+    ]
+    assert paper.means(errors, "mnist", 0.9, shifted=False) == ([3.0, 4.0], 1)
+
+
+def test_settings_that_two_searches_found_are_trained_once():
+    tuned = {
+        "mnist vad 0.5": {"config": {"a": 1}},
+        "mnist vad 0.9": {"config": {"a": 1}},
+        "mnist vae 0.9": {"config": {}},
+    }
+    results = {"tuned": tuned, "errors": [paper_error("vad", 1.0, 0.3), paper_error("vad", 2.0, 0.4, seed=1)]}
+    same = paper.Case("mnist", "vad", 0, 0.9, 0.9)
+    assert paper.done_already(same, results) == [paper_error("vad", 1.0, 0.3, tuned_at=0.9)]
+    assert paper.done_already(paper.Case("mnist", "vae", 0, 0.9, 0.9), results) == []
 
 
 @pytest.mark.cluster
