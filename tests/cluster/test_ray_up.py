@@ -84,7 +84,7 @@ def test_a_search_by_ray_submit(cluster):
 def test_a_search_by_ray_job_submit_loses_a_worker_and_no_trial(cluster):
     submit = f"ray job submit --address {DASHBOARD} --submission-id search"
     cluster.laptop(f"{submit} --no-wait -- python -m vadtune.search {JOB}")
-    wait_for(lambda: cluster("run", "worker2", "pgrep -f 'ray::_[I]nner.train'").returncode == 0, 180)
+    wait_for(lambda: cluster("run", "worker2", "pgrep -f 'ray::_[I]nner.train'").returncode == 0, 300)
     assert cluster("crash", "worker2").returncode == 0
     cluster.laptop(f"ray job logs --address {DASHBOARD} --follow search")
     assert "SUCCEEDED" in cluster.laptop(f"ray job status --address {DASHBOARD} search 2>&1").upper()

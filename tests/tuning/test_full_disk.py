@@ -34,9 +34,14 @@ class Disk:
     def leave(self, n_bytes: int) -> None:
         """Make so much room, in whole pages."""
         self.make_room()
-        free = os.statvfs(self.folder)
         with self.ballast.open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, max(1, free.f_bavail * free.f_bsize - n_bytes))
+            while True:
+                free = os.statvfs(self.folder)
+                try:
+                    os.posix_fallocate(file.fileno(), 0, max(1, free.f_bavail * free.f_bsize - n_bytes))
+                except OSError:
+                    continue  # a search took some of it meanwhile
+                return
 
     def make_room(self) -> None:
         self.ballast.unlink(missing_ok=True)

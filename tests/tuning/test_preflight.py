@@ -196,7 +196,8 @@ def test_a_machine_too_busy_to_start_ray_is_told(monkeypatch):
         cluster.is_ready(timeout_s=60)
 
 
-def test_an_address_where_nobody_is_is_told_at_once():
+def test_an_address_where_nobody_is_is_told_at_once(monkeypatch):
+    monkeypatch.setattr("ray.is_initialized", lambda: False)  # by another test of this process
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # and not listening
         address = f"127.0.0.1:{taken.getsockname()[1]}"

@@ -164,7 +164,8 @@ class Spread:
         noise_var = torch.exp(self.model.noise.log_var()).cpu().numpy()
         std = np.zeros((len(self.total), len(codec.columns)))
         std[:, codec.numbers] = np.sqrt(np.maximum(variance, 0) + noise_var)
-        std[:, codec.coded] = np.clip(1 - self.right / self.n, 0, 1)
+        # Never 0, which is for known cells: float32 tells no smaller chances.
+        std[:, codec.coded] = np.clip(1 - self.right / self.n, np.finfo(np.float32).eps, 1)
         return std
 
     def _look(self, z: Float[Tensor, "N L"]) -> tuple[FloatArray, FloatArray]:

@@ -91,7 +91,7 @@ class Session:
         # Drivers that come at once must not draw alike.
         study.sampler = plan.sampler.build(plan.seed, len(trials) + 1_000_003 * self.crew.number)
         n_enqueued = sum("fixed_params" in trial.system_attrs for trial in trials)
-        for point in plan.sampler.points(plan.space)[n_enqueued:]:
+        for point in plan.sampler.points(plan.space)[n_enqueued : plan.n_trials]:
             study.enqueue_trial(point)
 
     def wait_for(self, cluster: Cluster) -> None:
