@@ -133,8 +133,8 @@ def cases(args: argparse.Namespace) -> Iterator[Case]:
 def means(errors: list[dict[str, Any]], dataset: str, tested_at: float, *, shifted: bool) -> tuple[list[float], int]:
     """Mean squared errors of both models over the seeds that both were run with, and how many those are."""
     found: dict[str, dict[int, float]] = {model: {} for model in MODELS}
-    # The lowest error on validation rows comes last, and stays.
-    for error in sorted(errors, key=lambda error: -error["validation"]):
+    # The lowest error on validation rows comes last, and stays; None is where there was nothing to choose.
+    for error in sorted(errors, key=lambda error: -(error["validation"] or 0.0)):
         if (error["dataset"], error["tested_at"], error["missing_rate"] is None) == (dataset, tested_at, shifted):
             found[error["model"]][error["seed"]] = error["mse"]
     seeds = set.intersection(*(set(by_seed) for by_seed in found.values()))
