@@ -265,16 +265,17 @@ def _tag(model: type[BaseModel]) -> str | None:
     return get_args(literal)[0] if isinstance(literal, type(Literal["x"])) else None
 
 
-def other_format(version: object, known: int, writer: object) -> str | None:
+def other_format(version: object, known: int, versions: object) -> str | None:
     """What is told of a file whose format is not the known one, and which vadtune reads it; None if it is.
 
     Args:
         version: Its `format_version`.
         known: That of this vadtune.
-        writer: The version of vadtune that wrote it, as it says.
+        versions: Of what wrote it, by package, as it says; vadtune's is told.
     """
     if version == known:
         return None
+    writer = versions.get("vadtune") if isinstance(versions, dict) else None
     found = f"format_version is {str(version)[:20]}, this vadtune {__version__} reads {known}"
     if not isinstance(writer, str):
         return f"{found}. Use the vadtune that wrote it."

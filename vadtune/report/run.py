@@ -243,9 +243,7 @@ def _settings(run_dir: Path) -> RunSettings:
     values = _json(path)
     version = values.get("format_version")
     if isinstance(version, int) and version > FORMAT_VERSION:
-        versions = values.get("versions")
-        writer = versions.get("vadtune") if isinstance(versions, dict) else None
-        raise ArtifactError(f"{path}: {other_format(version, FORMAT_VERSION, writer)}")
+        raise ArtifactError(f"{path}: {other_format(version, FORMAT_VERSION, values.get('versions'))}")
     return _validated(RunSettings, values, path)
 
 

@@ -211,9 +211,8 @@ def load_artifact(folder: Path, device: str = "cpu") -> Artifact:
     """
     _verify(folder)
     header = _read(folder / "config.json")
-    writer = _read(folder / "environment.json").get("versions")
-    writer = writer.get("vadtune") if isinstance(writer, dict) else None
-    problem = other_format(header.get("format_version"), FORMAT_VERSION, writer)
+    versions = _read(folder / "environment.json").get("versions")
+    problem = other_format(header.get("format_version"), FORMAT_VERSION, versions)
     if problem is not None:
         raise ArtifactError(f"{folder}: {problem}")
     try:

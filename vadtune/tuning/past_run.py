@@ -103,9 +103,7 @@ class PastRun:
 
 def run_format(settings: Nested) -> str | None:
     """What is wrong with the format of a run's `settings.json`, if anything is."""
-    versions = settings.get("versions")
-    writer = versions.get("vadtune") if isinstance(versions, dict) else None
-    return other_format(settings.get("format_version"), FORMAT_VERSION, writer)
+    return other_format(settings.get("format_version"), FORMAT_VERSION, settings.get("versions"))
 
 
 def open_run(folder: Path) -> PastRun:
