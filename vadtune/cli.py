@@ -1,6 +1,8 @@
 """What all commands share: arguments in, messages and exit codes out. Imports nothing heavy."""
 
 import argparse
+import atexit
+import contextlib
 import csv
 import io
 import json
@@ -27,8 +29,17 @@ UNITS = {
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose help keeps its examples' line breaks, and whose errors are one line."""
+class OneLineErrors(argparse.ArgumentParser):
+    """An argument parser that tells a mistake in one line; `add_subparsers` makes more of them."""
+
+    def error(self, message: str) -> NoReturn:
+        """One line on stderr, exit code 2."""
+        say(f"error: {message} (see {self.prog} --help)")
+        sys.exit(VadtuneError.exit_code)
+
+
+class Parser(OneLineErrors):
+    """The parser of one command; its help keeps its examples' line breaks."""
 
     def __init__(self, command: str, description: str, examples: str) -> None:
         super().__init__(
@@ -38,11 +49,6 @@ class Parser(argparse.ArgumentParser):
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
-
-    def error(self, message: str) -> NoReturn:
-        """One line on stderr, exit code 2."""
-        say(f"error: {message} (see {self.prog} --help)")
-        sys.exit(VadtuneError.exit_code)
 
 
 def add_data_flags(parser: argparse.ArgumentParser) -> None:
@@ -126,7 +132,11 @@ def run(command: Callable[[list[str]], int | None]) -> NoReturn:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, _leave)
         say("interrupted")
-        status = INTERRUPTED
+        # Once Python takes itself apart it puts the signals' own effect back: an interrupt then would change the code.
+        atexit._run_exitfuncs()
+        with contextlib.suppress(BrokenPipeError):
+            sys.stdout.flush()
+        os._exit(INTERRUPTED)
     except BrokenPipeError:
         # Whoever read our output has gone, as `| head` does; there is nobody left to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

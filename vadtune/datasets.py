@@ -1,19 +1,17 @@
 """The command that lists, fetches and makes datasets: `python -m vadtune.datasets`."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vadtune.errors import VadtuneError
+from vadtune import cli
 
 if TYPE_CHECKING:
     from vadtune.data.fetch import Download
     from vadtune.data.tables import Table
 
 EXAMPLES = """\
-examples:
   python -m vadtune.datasets list
   python -m vadtune.datasets fetch mnist                   # all 70,000 digits, into data/mnist/
   python -m vadtune.datasets fetch kin8nm --data-dir data  # any table of openml.org
@@ -22,31 +20,23 @@ examples:
 """
 
 
-def main(arguments: Sequence[str] | None = None, *, download: "Download | None" = None) -> int:
-    """Run the command; results go to stdout, a mistake is one line on stderr.
+def main(arguments: Sequence[str] | None = None, *, download: "Download | None" = None) -> None:
+    """Run the command; results go to stdout.
 
     Args:
         arguments: What follows the command; by default those of the process.
         download: Stands in for scikit-learn's `fetch_openml`.
 
-    Returns:
-        The exit code: 0, 2 for a mistake, 130 when interrupted.
+    Raises:
+        VadtuneError: A name, a flag or a file will not do.
     """
     options = _parser().parse_args(arguments)
-    try:
-        if options.command == "list":
-            _list(options.data_dir)
-        elif options.command == "fetch":
-            _fetch(options.name, options.data_dir, download)
-        else:
-            _make(options)
-    except VadtuneError as error:
-        sys.stderr.write(f"vadtune.datasets: {error}\n")
-        return error.exit_code
-    except KeyboardInterrupt:
-        sys.stderr.write("vadtune.datasets: interrupted; nothing half-done was left.\n")
-        return 130
-    return 0
+    if options.command == "list":
+        _list(options.data_dir)
+    elif options.command == "fetch":
+        _fetch(options.name, options.data_dir, download)
+    else:
+        _make(options)
 
 
 def _list(data_dir: Path) -> None:
@@ -54,9 +44,9 @@ def _list(data_dir: Path) -> None:
 
     fetched = {folder.name for folder in data_dir.glob("*") if stored_file(folder.name, data_dir)}
     for name in NAMES:
-        sys.stdout.write(f"{name:<15} {describe(name)}\n")
+        cli.show(f"{name:<15} {describe(name)}")
     for name in sorted(fetched - set(NAMES)):
-        sys.stdout.write(f"{name:<15} In {stored_file(name, data_dir)}.\n")
+        cli.show(cli.printable(f"{name:<15} In {stored_file(name, data_dir)}."))
 
 
 def _fetch(name: str, data_dir: Path, download: "Download | None") -> None:
@@ -64,7 +54,7 @@ def _fetch(name: str, data_dir: Path, download: "Download | None") -> None:
 
     fetched = fetch(name, data_dir, download)
     if fetched.left_out:
-        sys.stderr.write(f"Left out, since no model can take them: {', '.join(fetched.left_out)}.\n")
+        cli.say(f"Left out, since no model can take them: {', '.join(fetched.left_out)}.")
     _tell(fetched.table, fetched.path)
 
 
@@ -115,24 +105,20 @@ def _write_reference(table: "Table", options: argparse.Namespace) -> Path:
 
 
 def _tell(table: "Table", path: Path) -> None:
-    sys.stdout.write(f"{path}: {table.n_rows:,} rows x {table.n_features:,} columns, sha256 {table.sha256}\n")
+    cli.show(cli.printable(f"{path}: {table.n_rows:,} rows x {table.n_features:,} columns, sha256 {table.sha256}"))
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m vadtune.datasets",
-        description="List, fetch and make datasets.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+    parser = cli.Parser("datasets", "List, fetch and make datasets.", EXAMPLES)
+    commands = parser.add_subparsers(
+        dest="command", required=True, metavar="list | fetch | make", parser_class=cli.OneLineErrors
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="list | fetch | make")
     show = commands.add_parser("list", help="names that every command takes, and what lies in the data folder")
     bring = commands.add_parser("fetch", help="bring complete MNIST, Fashion-MNIST or a table of OpenML")
     bring.add_argument("name", metavar="NAME", help="mnist, fashion_mnist or a name on openml.org")
     make = commands.add_parser("make", help="write a synthetic dataset, or the files of the VAD paper's code")
     for command in (show, bring, make):
-        command.add_argument("--data-dir", type=Path, default=Path("data"), metavar="DIR", help="default: data")
+        cli.add_data_dir(command)
     _add_make(make)
     return parser
 
@@ -152,4 +138,4 @@ def _add_make(make: argparse.ArgumentParser) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.run(main)
