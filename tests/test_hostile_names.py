@@ -2,8 +2,6 @@
 
 import csv
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pandas as pd
@@ -43,13 +41,12 @@ def hostile_table():
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory):
+def home(zygote, tmp_path_factory):
     """A folder with the table in it, the run of a search over it, and what that said."""
     home = tmp_path_factory.mktemp("above") / "home"
     home.mkdir()
     hostile_table().to_parquet(home / FILE)
-    command = [sys.executable, "-m", "vadtune.search", FILE, *FLAGS]
-    done = subprocess.run(command, cwd=home, capture_output=True, text=True, timeout=240, check=False)
+    done = zygote.run("vadtune.search", FILE, *FLAGS, cwd=home)
     assert done.returncode == 0, done.stderr
     return home, done
 

@@ -47,12 +47,6 @@ class Run:
 
 
 @pytest.fixture(scope="module")
-def zygote():
-    with Zygote() as zygote:
-        yield zygote
-
-
-@pytest.fixture(scope="module")
 def finished(zygote, tmp_path_factory):
     run = Run(zygote, tmp_path_factory.mktemp("finished"))
     command = run.start(3)

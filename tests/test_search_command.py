@@ -22,9 +22,9 @@ from vadtune.tuning.study import count_states, read_study
 TINY = ["--max-epochs", "9", "--missing-rate", "0.2", "--set", "model.decoder.hidden_dim=16"]
 
 
-def run(folder: Path, *arguments: str, timeout: float = 180) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "vadtune.search", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=timeout, check=False)
+@pytest.fixture(scope="module")
+def run(zygote):
+    return lambda folder, *arguments: zygote.run("vadtune.search", *arguments, cwd=folder)
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def run(folder: Path, *arguments: str, timeout: float = 180) -> subprocess.Compl
         (["wine", "--runs", "/proc/nowhere"], "cannot be written"),
     ],
 )
-def test_bad_input_is_one_line_that_says_what_to_do(tmp_path, arguments, words):
+def test_bad_input_is_one_line_that_says_what_to_do(run, tmp_path, arguments, words):
     done = run(tmp_path, *arguments)
     assert done.returncode == 2, done.stderr
     assert words in done.stderr
@@ -57,7 +57,7 @@ def test_bad_input_is_one_line_that_says_what_to_do(tmp_path, arguments, words):
     assert not (tmp_path / "runs").exists() or not any((tmp_path / "runs").glob("*/study.log"))
 
 
-def test_dry_run_prints_the_whole_grid_and_trains_nothing(tmp_path):
+def test_dry_run_prints_the_whole_grid_and_trains_nothing(run, tmp_path):
     done = run(tmp_path, "digits", "--space", "reference_grid", "--sampler", "grid", "--dry-run", "csv")
     frame = pd.read_csv(pd.io.common.StringIO(done.stdout))
     assert len(frame) == 216
@@ -65,7 +65,7 @@ def test_dry_run_prints_the_whole_grid_and_trains_nothing(tmp_path):
     assert not any(tmp_path.iterdir())
 
 
-def test_dry_run_of_a_range_begins_with_the_first_point(tmp_path):
+def test_dry_run_of_a_range_begins_with_the_first_point(run, tmp_path):
     done = run(tmp_path, "wine", "--trials", "3", "--dry-run")
     configs = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(configs) == 3
@@ -73,7 +73,7 @@ def test_dry_run_of_a_range_begins_with_the_first_point(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("finished")
     done = run(folder, "wine", "--trials", "4", "--name", "first", "--json", *TINY)
     assert done.returncode == 0, done.stderr
@@ -106,7 +106,7 @@ def test_the_winner_is_the_best_complete_trial_and_loads(finished):
 
 
 @pytest.mark.cluster
-def test_a_finished_run_goes_on_with_more_trials_but_not_as_another_search(finished):
+def test_a_finished_run_goes_on_with_more_trials_but_not_as_another_search(run, finished):
     folder, _ = finished
     changed = run(folder, "wine", "--trials", "5", "--name", "first", "--resume", *TINY, "--seed", "1")
     assert changed.returncode == 2
@@ -119,7 +119,9 @@ def test_a_finished_run_goes_on_with_more_trials_but_not_as_another_search(finis
 
 
 @pytest.mark.parametrize("command", ["search", "report", "export", "train"])
-def test_a_run_of_a_newer_format_is_refused_by_the_name_of_the_version_that_reads_it_and_stays(tmp_path, command):
+def test_a_run_of_a_newer_format_is_refused_by_the_name_of_the_version_that_reads_it_and_stays(
+    zygote, tmp_path, command
+):
     folder = tmp_path / "runs" / "late"
     folder.mkdir(parents=True)
     settings = {"format_version": 9, "versions": {"vadtune": "3.1.4"}, "space": {"of": ["another", "shape"]}}
@@ -131,14 +133,7 @@ def test_a_run_of_a_newer_format_is_refused_by_the_name_of_the_version_that_read
         "export": ["runs/late", "-o", "model"],
         "train": ["--from", "runs/late", "-o", "model"],
     }
-    done = subprocess.run(
-        [sys.executable, "-m", f"vadtune.{command}", *words[command]],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=180,
-        check=False,
-    )
+    done = zygote.run(f"vadtune.{command}", *words[command], cwd=tmp_path)
     assert done.returncode == 2, done.stderr
     assert "format_version is 9" in done.stderr
     assert "Use vadtune 3.1.4, which wrote it or a later one." in done.stderr
@@ -149,7 +144,7 @@ def test_a_run_of_a_newer_format_is_refused_by_the_name_of_the_version_that_read
 
 
 @pytest.mark.cluster
-def test_when_every_trial_fails_the_exit_code_is_3_and_the_reason_is_told(tmp_path):
+def test_when_every_trial_fails_the_exit_code_is_3_and_the_reason_is_told(run, tmp_path):
     done = run(tmp_path, "wine", "--trials", "2", *TINY, "--set", "train.learning_rate=1e30")
     assert done.returncode == 3, done.stderr
     assert "No trial can be used" in done.stderr
@@ -157,7 +152,7 @@ def test_when_every_trial_fails_the_exit_code_is_3_and_the_reason_is_told(tmp_pa
 
 
 @pytest.mark.cluster
-def test_a_table_with_categories_and_holes_is_searched_refitted_and_filled(tmp_path):
+def test_a_table_with_categories_and_holes_is_searched_refitted_and_filled(zygote, run, tmp_path):
     holed(tips()).assign(who=[f"guest {k}" for k in range(244)]).to_csv(tmp_path / "my.csv", index=False)
     (tmp_path / "my.csv.toml").write_text('id = ["who"]\n')
     flags = ["--missing-rate", "0.2", "--mechanism", "pattern", "--ordinal", "size", "--name", "mine", "--json"]
@@ -173,8 +168,7 @@ def test_a_table_with_categories_and_holes_is_searched_refitted_and_filled(tmp_p
     report = (tmp_path / "runs" / "mine" / "report.html").read_text()
     assert f"The score rests on {document['scored_cells']:,} cells of 24 test rows" in report
     assert "it cannot know" in report
-    fill = [sys.executable, "-m", "vadtune.impute", "runs/mine/best", "my.csv", "-o", "filled.csv"]
-    subprocess.run(fill, cwd=tmp_path, check=True)
+    zygote.run("vadtune.impute", "runs/mine/best", "my.csv", "-o", "filled.csv", cwd=tmp_path).check_returncode()
     assert not pd.read_csv(tmp_path / "filled.csv").isna().any().any()
 
 

@@ -1,9 +1,11 @@
 """A process that has imported Ray, torch and Optuna and forks into commands: one starts in a moment, not in seconds.
 
-    with Zygote() as zygote:
-        command = zygote.start("vadtune.search", "wine", "--trials", "3", cwd=folder, log=folder / "log")
-        command.signal(signal.SIGKILL)
-        command.wait()
+    command = zygote.start("vadtune.search", "wine", "--trials", "3", cwd=folder, log=folder / "log")
+    command.signal(signal.SIGKILL)
+    command.wait()
+    done = zygote.run("vadtune.impute", "best", "my.csv", "-o", "filled.csv", cwd=folder)
+
+The fixture `zygote` is one for all tests of a process of pytest.
 
 Run as a program it is the process itself: a line of JSON on stdin begins a command, stdout says its process number,
 and its status as it has ended.
@@ -16,6 +18,7 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -69,16 +72,40 @@ class Zygote:
         self.newest = 0
         threading.Thread(target=self._listen, daemon=True).start()
 
+    def run(
+        self,
+        module: str,
+        *arguments: object,
+        cwd: Path = ROOT,
+        environment: dict[str, str] | None = None,
+        timeout: float = 180,
+    ) -> subprocess.CompletedProcess[str]:
+        """`python -m module arguments` from its beginning to its end."""
+        with tempfile.TemporaryDirectory() as folder:
+            output, errors = Path(folder, "stdout"), Path(folder, "stderr")
+            command = self.start(module, *arguments, cwd=cwd, log=output, errors=errors, environment=environment)
+            status = command.wait(timeout)
+            said = [path.read_text(encoding="utf-8") for path in (output, errors)]
+        return subprocess.CompletedProcess([module, *map(str, arguments)], status, *said)
+
     def start(
-        self, module: str, *arguments: object, cwd: Path = ROOT, log: Path, environment: dict[str, str] | None = None
+        self,
+        module: str,
+        *arguments: object,
+        cwd: Path = ROOT,
+        log: Path,
+        errors: Path | None = None,
+        environment: dict[str, str] | None = None,
     ) -> Command:
-        """Begin `python -m module arguments`; what it says is added to the log."""
+        """Begin `python -m module arguments`; what it says is added to the log, unless its errors have a file."""
         words = [str(argument) for argument in arguments]
-        about = {"module": module, "arguments": words, "cwd": str(cwd), "log": str(log), "environment": environment}
+        about = {"module": module, "arguments": words, "cwd": str(cwd), "environment": environment}
+        about |= {"log": str(log), "errors": str(errors or log)}
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps(about) + "\n")
         self.process.stdin.flush()
-        log.touch()
+        for path in (log, errors or log):
+            path.touch()
         assert self.begun.acquire(timeout=120)
         command = self.commands[self.newest]
         command.log = log
@@ -128,9 +155,9 @@ def main() -> None:
 
 def become(about: dict[str, Any]) -> None:
     os.setsid()
-    nothing, log = os.open(os.devnull, os.O_RDONLY), os.open(about["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    for source, target in ((nothing, 0), (log, 1), (log, 2)):
-        os.dup2(source, target)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    for path, target in ((about["log"], 1), (about["errors"], 2)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT), target)
     os.chdir(about["cwd"])
     os.environ.update(about["environment"] or {})
     sys.argv = [about["module"], *about["arguments"]]

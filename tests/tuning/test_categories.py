@@ -4,8 +4,6 @@ import gzip
 import io
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -39,11 +37,10 @@ def chess() -> pd.DataFrame:
 
 @pytest.mark.cluster
 @pytest.mark.parametrize("make", [titanic, chess])
-def test_the_mean_error_is_below_that_of_mode_neighbours_and_regressions(make, tmp_path):
+def test_the_mean_error_is_below_that_of_mode_neighbours_and_regressions(zygote, make, tmp_path):
     make().to_csv(tmp_path / "table.csv", index=False)
     flags = ["--missing-rate", "0.2", "--trials", "2", "--max-epochs", "60", "--scheduler", "none", "--no-refit"]
-    command = [sys.executable, "-m", "vadtune.search", "table.csv", *flags, "--json"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=400, check=False)
+    done = zygote.run("vadtune.search", "table.csv", *flags, "--json", cwd=tmp_path, timeout=400)
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     errors = {name: document["baselines"][name]["test_error"] for name in OPPONENTS}

@@ -12,7 +12,7 @@ from optuna.trial import TrialState
 from tests.small_runs import DATA
 from tests.tuning.conftest import LINE
 from tests.tuning.fake_runs import FakeConfig
-from tests.zygote import Command, Zygote
+from tests.zygote import Command
 from vadtune.errors import ConfigError
 from vadtune.report.run import read_run
 from vadtune.tuning.conclude import write_json
@@ -52,29 +52,28 @@ def describe(folder: Path) -> None:
     write_json(folder / "settings.json", {"format_version": 1, "dataset": {"name": DATA["dataset"]}, "space": space})
 
 
-def test_twenty_kills_at_random_moments_lose_and_double_nothing(tmp_path):
+def test_twenty_kills_at_random_moments_lose_and_double_nothing(zygote, tmp_path):
     folder, log, moments = tmp_path / "run", tmp_path / "log", random.Random(5)
     describe(folder)
     ended = {}
-    with Zygote() as zygote:
-        for number in range(N_KILLS):
-            driver = zygote.start("tests.tuning.driver", folder, N_TRIALS, 0.03, log=log)
-            # Three of four while Ray starts or a little later; one of four after some more trials have ended.
-            if number % 4 == 3:
-                await_an_end(driver, folder)
-                time.sleep(moments.uniform(0.0, 1.0))
-            else:
-                time.sleep(moments.uniform(0.0, 4.0))
-            driver.signal(signal.SIGKILL)
-            driver.wait()
-            now = {trial.number: trial for trial in trials(folder)}
-            # State, value, params and all that was reported: rungs are what ended trials reported there.
-            assert all(now[number] == trial for number, trial in ended.items())
-            assert len(read_run(folder).trials) == len(now)
-            ended = {number: trial for number, trial in now.items() if trial.state.is_finished()}
-        assert 5 <= len(ended) < N_TRIALS
-        driver = zygote.start("tests.tuning.driver", folder, N_TRIALS, 0.0, log=log)
-        assert driver.wait() == 0, driver.said()
+    for number in range(N_KILLS):
+        driver = zygote.start("tests.tuning.driver", folder, N_TRIALS, 0.03, log=log)
+        # Three of four while Ray starts or a little later; one of four after some more trials have ended.
+        if number % 4 == 3:
+            await_an_end(driver, folder)
+            time.sleep(moments.uniform(0.0, 1.0))
+        else:
+            time.sleep(moments.uniform(0.0, 4.0))
+        driver.signal(signal.SIGKILL)
+        driver.wait()
+        now = {trial.number: trial for trial in trials(folder)}
+        # State, value, params and all that was reported: rungs are what ended trials reported there.
+        assert all(now[number] == trial for number, trial in ended.items())
+        assert len(read_run(folder).trials) == len(now)
+        ended = {number: trial for number, trial in now.items() if trial.state.is_finished()}
+    assert 5 <= len(ended) < N_TRIALS
+    driver = zygote.start("tests.tuning.driver", folder, N_TRIALS, 0.0, log=log)
+    assert driver.wait() == 0, driver.said()
     assert driver.said().splitlines()[-1].startswith("finished")
     assert "Traceback" not in driver.said()
     last = trials(folder)

@@ -56,18 +56,17 @@ class Bucket:
         return {info.path.removeprefix(f"{FOLDER}/") for info in found if info.is_file}
 
 
-def run(environment, folder: Path, *command: str) -> "subprocess.CompletedProcess[str]":
-    folder.mkdir(exist_ok=True)
-    words = [sys.executable, *command]
-    done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=180, check=False)
-    assert done.returncode == 0, done.stderr
-    return done
-
-
-def test_a_killed_search_goes_on_elsewhere_in_bad_weather_and_is_exported_from_the_bucket(cloud, tmp_path):
+def test_a_killed_search_goes_on_elsewhere_in_bad_weather_and_is_exported_from_the_bucket(zygote, cloud, tmp_path):
     environment, weather, bucket = cloud
     first, second, third = (tmp_path / name for name in ("first", "second", "third"))
-    first.mkdir()
+    for folder in (first, second, third):
+        folder.mkdir()
+
+    def run(folder: Path, module: str, *arguments: str) -> str:
+        done = zygote.run(module, *arguments, cwd=folder, environment=environment)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
     command = [sys.executable, "-c", f"{OFTEN}cli.run(search.main)", *SEARCH]
     with (tmp_path / "stderr").open("w") as log:
         driver = subprocess.Popen(command, cwd=first, env=environment, stdout=log, stderr=log)
@@ -81,7 +80,7 @@ def test_a_killed_search_goes_on_elsewhere_in_bad_weather_and_is_exported_from_t
     here = {trial.number: trial for trial in read_study(first / "runs/night/study.log").trials}
 
     weather.error_rate, weather.stall_rate = 0.05, 0.05
-    document = json.loads(run(environment, second, "-m", "vadtune.search", *SEARCH, "--resume").stdout)
+    document = json.loads(run(second, "vadtune.search", *SEARCH, "--resume"))
     weather.error_rate, weather.stall_rate = 0.0, 0.0
     assert weather.seen["500"] > 0
     assert weather.seen["stalled"] > 0
@@ -92,11 +91,11 @@ def test_a_killed_search_goes_on_elsewhere_in_bad_weather_and_is_exported_from_t
     assert len([trial for trial in kept if trial.state.is_finished()]) >= 3
     assert len({tuple(trial.params.items()) for trial in trials}) == 9
 
-    exported = json.loads(run(environment, third, "-m", "vadtune.export", RUN, "-o", "best", "--json").stdout)
+    exported = json.loads(run(third, "vadtune.export", RUN, "-o", "best", "--json"))
     assert exported["exported"][0]["trial"] == document["best"]["trial"]
     assert exported["exported"][0]["test_rmse"] == pytest.approx(document["best"]["test_rmse"], rel=1e-6)
     load_artifact(third / "best")
-    run(environment, third, "-m", "vadtune.report", RUN)
+    run(third, "vadtune.report", RUN)
     assert "</html>" in (third / "night.html").read_text(encoding="utf-8")
 
     names = bucket.names()

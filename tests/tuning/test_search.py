@@ -4,8 +4,6 @@ import dataclasses
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -15,6 +13,7 @@ import pytest
 from optuna.trial import TrialState
 
 from tests.tuning.fake_runs import FakeConfig, FakeRuns
+from tests.zygote import Zygote
 from vadtune.data.storage import open_storage
 from vadtune.errors import ConfigError
 from vadtune.settings import parse
@@ -187,43 +186,42 @@ def test_a_gpu_that_is_not_there_is_refused(search, plan):
 class Driver:
     """A search in a process of its own."""
 
-    def __init__(self, folder: Path, n_trials: int, epoch_s: float) -> None:
-        command = [sys.executable, "-m", "tests.tuning.driver", str(folder), str(n_trials), str(epoch_s)]
-        environment = os.environ | {"PYTHONPATH": str(ROOT)}
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        self.process = subprocess.Popen(command, cwd=ROOT, env=environment, text=True, start_new_session=True, **pipes)
+    def __init__(self, zygote: Zygote, folder: Path, n_trials: int, epoch_s: float) -> None:
+        self.output, self.errors = folder / "stdout", folder / "stderr"
+        words = ("tests.tuning.driver", folder, n_trials, epoch_s)
+        self.command = zygote.start(*words, log=self.output, errors=self.errors)
 
     def wait_for(self, pattern: str) -> None:
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
-            if re.match(pattern, line):
-                return
-        raise AssertionError(f"the driver ended without saying {pattern}")
+        deadline = time.monotonic() + 90
+        while not re.search(pattern, self.errors.read_text(), re.MULTILINE):
+            assert not self.command.ended.is_set(), f"the driver ended without saying {pattern}"
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
 
     def end(self) -> tuple[str, str]:
         """What it wrote, to stdout and stderr."""
-        return self.process.communicate(timeout=90)
+        self.command.wait(90)
+        return self.output.read_text(), self.errors.read_text()
 
 
 @pytest.fixture
-def drive(plan):
+def drive(zygote, plan):
     drivers = []
 
     def start(n_trials, epoch_s):
-        drivers.append(Driver(plan.folder, n_trials, epoch_s))
+        drivers.append(Driver(zygote, plan.folder, n_trials, epoch_s))
         return drivers[-1]
 
     yield start
     for driver in drivers:
-        driver.process.kill()
-        driver.process.communicate()
+        driver.command.signal(signal.SIGKILL)
 
 
 def test_sigterm_saves_what_runs(plan, drive):
     driver = drive(30, 0.1)
-    driver.wait_for(r"ended \d+ running [12] epochs .*[5-9]")
+    driver.wait_for(r"^ended \d+ running [12] epochs .*[5-9]")
     began = time.monotonic()
-    driver.process.send_signal(signal.SIGTERM)
+    driver.command.signal(signal.SIGTERM)
     output, errors = driver.end()
     assert time.monotonic() - began < 40
     assert output.startswith("interrupted")
@@ -238,11 +236,11 @@ def test_sigterm_saves_what_runs(plan, drive):
 
 def test_a_second_interrupt_of_the_whole_terminal_is_not_waited_for_and_leaves_a_whole_study(plan, drive):
     driver = drive(30, 8.0)
-    driver.wait_for("ended 0 running 2")
-    os.killpg(driver.process.pid, signal.SIGINT)
+    driver.wait_for("^ended 0 running 2")
+    os.killpg(driver.command.pid, signal.SIGINT)
     time.sleep(1.0)
     began = time.monotonic()
-    os.killpg(driver.process.pid, signal.SIGINT)
+    os.killpg(driver.command.pid, signal.SIGINT)
     assert "KeyboardInterrupt" in driver.end()[1]
     assert time.monotonic() - began < 30
     assert count_states(read_study(plan.study_path))["waiting"] == 2
@@ -251,10 +249,10 @@ def test_a_second_interrupt_of_the_whole_terminal_is_not_waited_for_and_leaves_a
 
 def test_a_driver_whose_cluster_dies_ends_and_says_how_to_go_on(plan, drive):
     driver = drive(30, 0.5)
-    driver.wait_for("ended 0 running 2")
+    driver.wait_for("^ended 0 running 2")
     began = time.monotonic()
-    next(child for child in psutil.Process(driver.process.pid).children() if child.name() == "raylet").kill()
+    next(child for child in psutil.Process(driver.command.pid).children() if child.name() == "raylet").kill()
     assert "go on with --resume" in driver.end()[1]
     assert time.monotonic() - began < 30
-    assert driver.process.returncode == 1
+    assert driver.command.returncode == 1
     assert count_states(read_study(plan.study_path))["waiting"] == 2
