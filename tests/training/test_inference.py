@@ -205,7 +205,7 @@ class Counter:
 
 @pytest.mark.parametrize("n_steps", [1, 4, 5, 12])
 def test_inference_takes_no_more_steps_than_allowed(n_steps):
-    model = curved()
+    model = curved(inference_start="zeros")
     counter = Counter(model)
     infer(model, Batch.of(DATA.x), InferConfig(method="lbfgs", n_steps=n_steps, tolerance=0.0))
     assert len(counter.n_rows) == n_steps + 1  # and once where it starts

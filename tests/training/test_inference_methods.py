@@ -4,11 +4,13 @@ import torch
 from torch.testing import assert_close
 
 from vadtune.models.decoder import DecoderConfig
-from vadtune.models.objective import Batch
+from vadtune.models.likelihood import NoiseConfig
+from vadtune.models.objective import Batch, Posterior
 from vadtune.models.regression import MAX_ROWS, RIDGE
 from vadtune.models.vad import VADConfig, principal_components
-from vadtune.training.config import InferConfig
+from vadtune.training.config import InferConfig, TrainConfig, TrialConfig
 from vadtune.training.inference import infer
+from vadtune.training.trainer import Trainer
 
 
 def example(**settings: object) -> tuple[torch.nn.Module, Batch]:
@@ -83,3 +85,75 @@ def test_train_start_lies_where_training_latents_lie():
     start = model.start(batch).mean
     assert_close(start, torch.tensor([5.0, -3.0]).expand(12, 2), atol=0.5, rtol=0)
     assert_close(start[0], start[7])
+
+
+def remembering(n_rows: int) -> tuple[torch.nn.Module, torch.nn.Module, Batch]:
+    """A model whose training latents lie apart, these, and its training rows: what the decoder makes of them."""
+    model, _ = example(inference_start="nearest", noise=NoiseConfig(log_var=-6.0))
+    posteriors = model.training_posteriors(Batch.of(torch.randn(n_rows, 5)), torch.Generator().manual_seed(0))
+    latents = 3 * torch.randn(n_rows, 2, generator=torch.Generator().manual_seed(1))
+    posteriors.table[:, 0, :2] = latents
+    model.remember(posteriors)
+    return model.eval(), posteriors, Batch.of(model.decoder(latents).detach())
+
+
+@pytest.mark.parametrize("n_rows", [7, 255])
+def test_nearest_start_is_the_training_latent_or_zero_of_the_lowest_loss(n_rows):
+    model, posteriors, batch = remembering(n_rows)
+    seen = Batch.of(torch.where(torch.arange(5) < 3, batch.x, torch.nan))
+    candidates = torch.cat([torch.zeros(1, 2), posteriors.all().mean])
+    losses = torch.stack([model.map_loss(seen, z.expand(n_rows, 2)) for z in candidates])
+    assert_close(model.start(seen).mean, candidates[losses.argmin(0)])
+    assert len(losses.argmin(0).unique()) > n_rows // 5
+    assert_close(model.start(seen.rows(slice(2, 5))).mean, model.start(seen).mean[2:5])
+
+
+def test_nearest_start_compares_in_parts_what_is_large(monkeypatch):
+    model, _, batch = remembering(30)
+    expected = model.start(batch).mean
+    monkeypatch.setattr("vadtune.models.vad.MAX_COMPARED", 1000)
+    assert model.start(batch).mean.equal(expected)
+
+
+def test_a_row_of_which_nothing_is_seen_stays_at_the_prior_s_mean_among_training_latents():
+    model, _, _ = remembering(20)
+    assert infer(model, Batch.of(torch.full((1, 5), torch.nan)), InferConfig()).mean.equal(torch.zeros(1, 2))
+
+
+def test_rows_that_are_far_off_restart_and_others_stay_where_they_are():
+    model, posteriors, batch = remembering(20)
+    good = infer(model, batch, InferConfig(method="lbfgs", tolerance=1e-6))
+    lost = torch.arange(20) < 5
+    mean = torch.where(lost[:, None], 50.0, good.mean)
+    warm = Posterior(mean, torch.full_like(mean, -1.0))
+    found = model.restart(batch, warm, posteriors)
+    assert found.mean[~lost].equal(good.mean[~lost])
+    assert found.log_var[~lost].equal(warm.log_var[~lost])
+    assert_close(found.mean[lost], model.start(batch).mean[lost])
+    other, batch = example(inference_start="zeros")
+    kept = Posterior(torch.full((12, 2), 50.0), torch.zeros(12, 2))
+    assert other.restart(batch, kept, other.training_posteriors(batch, torch.Generator())) is kept
+
+
+def test_rows_of_clusters_end_in_their_own_only_from_the_nearest_training_latent():
+    """Six lines in eight columns; the half of a row that is seen tells its line."""
+    rng = np.random.default_rng(0)
+    line, along = rng.integers(0, 6, 600), rng.normal(size=600)
+    centers = 3 * rng.normal(size=(6, 8))
+    x = centers[line] + np.outer(along, rng.normal(size=8))
+    hidden = np.zeros_like(x, dtype=bool)
+    hidden[500:, 4:] = True
+    config = TrialConfig(model=VADConfig(latent_dim=8, kl_weight=0.3), train=TrainConfig(n_epochs=40, batch_size=64))
+    errors = {}
+    for start in ("zeros", "nearest"):
+        model = config.model.model_copy(update={"inference_start": start})
+        trainer = Trainer(
+            config.model_copy(update={"model": model}), torch.tensor(x[:500]).float(), torch.device("cpu")
+        )
+        for _ in range(40):
+            trainer.fit_epoch()
+        trainer.model.remember(trainer.posteriors)
+        seen = Batch.of(torch.tensor(np.where(hidden, np.nan, x)[500:]).float())
+        x_hat = trainer.model.estimate(infer(trainer.model, seen, InferConfig()).mean).detach().numpy()
+        errors[start] = np.sqrt(np.mean((x_hat - x[500:])[hidden[500:]] ** 2))
+    assert errors["nearest"] < 0.7 * errors["zeros"]

@@ -118,6 +118,10 @@ class Model(nn.Module, ABC):
     def start(self, batch: Batch) -> Posterior:
         """Where the inference of unseen rows begins; depends on each row alone."""
 
+    def restart(self, batch: Batch, warm: Posterior, posteriors: TrainingPosteriors) -> Posterior:  # noqa: ARG002
+        """Where inference goes on that has begun on an earlier state of the decoder: where it was."""
+        return warm
+
     @abstractmethod
     def remember(self, posteriors: TrainingPosteriors) -> None:
         """Keep of the training posteriors what `start` needs."""

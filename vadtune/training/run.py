@@ -133,7 +133,10 @@ class TrialRun:
         model = self.trainer.model.eval()
         if model.max_refinement_steps is not None:
             return infer(model, self.validation, self.config.infer).mean
-        start = model.start(self.validation) if self.warm is None else self.warm
+        if self.warm is None:
+            start = model.start(self.validation)
+        else:
+            start = model.restart(self.validation, self.warm, self.trainer.posteriors)
         self.warm = infer_further(model, self.validation, start, self.config.infer)
         return self.warm.mean
 
