@@ -12,6 +12,7 @@ import psutil
 import pytest
 from optuna.trial import TrialState
 
+from tests.tuning.conftest import LINE
 from tests.tuning.fake_runs import FakeConfig, FakeRuns
 from tests.zygote import Zygote
 from vadtune.data.storage import open_storage
@@ -70,6 +71,15 @@ def test_every_trial_ends_in_its_true_state_with_all_that_it_reported(search, pl
     assert not list(plan.folder.glob("ray/*.pkl"))
     assert not (plan.folder / "search.lock").exists()
     assert snapshots.all[-1].n_trials == 12
+
+
+def test_first_points_come_to_their_end_however_bad_they_are(search, plan):
+    bad = [{"model": {"x": x, "depth": 1}} for x in (0.0, 2.5, 2.75, 3.0)]
+    space = make_space(LINE | {"first": bad}, FakeConfig, "line.toml")
+    search(dataclasses.replace(plan, space=space, concurrent=1, n_trials=9))
+    found = [(trial.params["model.x"], trial.state, trial.last_step) for trial in trials(plan)]
+    assert found[:4] == [(point["model"]["x"], TrialState.COMPLETE, 45) for point in bad]
+    assert TrialState.PRUNED in {state for _, state, _ in found[4:]}
 
 
 def test_short_trials_do_not_keep_the_second_worker_from_starting(search, plan):

@@ -241,3 +241,9 @@ def test_every_space_that_comes_with_vadtune_can_be_searched(name):
     for params in ask(space, n=10):
         TrialConfig.model_validate(space.config(params))
     assert path.read_text(encoding="utf-8").startswith("# python -m vadtune.search ")
+
+
+def test_params_of_a_first_point_are_known_though_it_leaves_some_open():
+    space = Space({}, ({"model.x": 1.0}, {}))
+    assert space.holds_first({"model.x": 1.0, "model.kind": "quiet"})
+    assert not space.holds_first({"model.x": 1.5, "model.kind": "quiet"})

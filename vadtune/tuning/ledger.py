@@ -55,6 +55,7 @@ class LiveTrial:
     values: dict[int, float]
     checkpoint: str | None
     epoch: int
+    is_first: bool = False
     value: float = math.nan
     host: str | None = None
     is_started: bool = False
@@ -158,7 +159,8 @@ class Ledger:
             checkpoint = None
         epoch = before.user_attrs.get("checkpoint_epoch", 0) if checkpoint else 0
         self.waiting.discard(trial.number)
-        self.live[ray_id] = LiveTrial(trial, dict(before.intermediate_values), checkpoint, epoch)
+        is_first = self.space.holds_first(params)
+        self.live[ray_id] = LiveTrial(trial, dict(before.intermediate_values), checkpoint, epoch, is_first)
         config = self.space.config(params) | {"seed": draw_seed(self.seed, trial.number)}
         return Task(trial.number, config, checkpoint)
 

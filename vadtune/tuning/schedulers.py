@@ -29,7 +29,8 @@ Histories = Mapping[str, Mapping[int, float]]
 class ASHA(Settings):
     """Asynchronous successive halving, one bracket: at every rung the best third goes on.
 
-    The stopping variant: nothing is paused, and the first trial to reach a rung always passes.
+    The stopping variant: nothing is paused, and the first trial to reach a rung always passes. The first points of a
+    space always come to their end.
 
     Source: Li et al. (2020), A system for massively parallel hyperparameter tuning, MLSys.
     """

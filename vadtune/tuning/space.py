@@ -53,6 +53,10 @@ class Space:
                 values[path] = leaf.suggest(trial, path)
         return self._drawn(values)
 
+    def holds_first(self, params: Params) -> bool:
+        """Whether params are those of a first point, which may leave some of them open, but not all."""
+        return any(bool(point) and point.items() <= params.items() for point in self.first)
+
     def config(self, params: Params) -> Nested:
         """The nested settings of a trial: its params and the fixed values that apply.
 
