@@ -13,7 +13,8 @@ from vadtune.data.codec import Codec
 from vadtune.data.tables import Column
 from vadtune.errors import ConfigError
 from vadtune.models.decoder import DecoderConfig
-from vadtune.models.likelihood import Mixed, NoiseConfig, Thresholds
+from vadtune.models.likelihood import Gaussian, Mixed, NoiseConfig, Thresholds
+from vadtune.models.objective import Batch
 from vadtune.models.vad import VADConfig
 from vadtune.models.vae import VAEConfig
 
@@ -134,6 +135,18 @@ def test_hidden_values_do_not_reach_the_loss(model):
     assert_close(built.map_loss(batch, z), built.map_loss(changed, z))
     assert (built.map_loss(batch, z) >= 0).all()
     assert_close(built.map_loss(built.batch(torch.full((1, 5), torch.nan)), torch.zeros(1, 3)), torch.zeros(1))
+
+
+@pytest.mark.parametrize("kind", ["learned", "per_column"])
+def test_errors_of_all_pairs_are_those_of_each_pair(kind):
+    numbers = torch.from_numpy(X)
+    for likelihood, batch, n_outputs in (
+        (Mixed(NoiseConfig(kind=kind).build(1), CODEC), batch_of(X), CODEC.n_outputs),
+        (Gaussian(NoiseConfig(kind=kind).build(5)), Batch.of(numbers), 5),
+    ):
+        some = 2 * normal(7, n_outputs)
+        expected = torch.stack([likelihood.error(output.expand(len(X), -1), batch) for output in some])
+        assert_close(likelihood.pairwise_error(some, batch), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_the_information_of_a_score_is_the_mean_square_of_its_slope():

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid, softplus
 
 from vadtune.data.codec import Codec
-from vadtune.models.objective import Batch, reconstruction_error, reconstruction_loss
+from vadtune.models.objective import Batch, pairwise_error, reconstruction_error, reconstruction_loss
 from vadtune.settings import Settings
 
 # Below this a column that is fitted exactly (a constant one, say) would draw all gradients to itself.
@@ -65,6 +65,10 @@ class Likelihood(nn.Module, ABC):
         """The same without what the outputs do not change; not negative."""
 
     @abstractmethod
+    def pairwise_error(self, outputs: Float[Tensor, "A E"], batch: Batch) -> Float[Tensor, "A N"]:
+        """`error` of every output on every row, good to some digits."""
+
+    @abstractmethod
     def probe(self, outputs: Float[Tensor, "N E"], batch: Batch, signs: Float[Tensor, " E"]) -> Float[Tensor, "N E"]:
         """Weights w, such that the square of the derivative of sum(w * outputs) has the Fisher information as its mean.
 
@@ -109,6 +113,10 @@ class Gaussian(Likelihood):
     def error(self, outputs: Float[Tensor, "N E"], batch: Batch) -> Float[Tensor, " N"]:
         """Half the squared error by the noise's variance."""
         return reconstruction_error(outputs, batch, self.noise.log_var())
+
+    def pairwise_error(self, outputs: Float[Tensor, "A E"], batch: Batch) -> Float[Tensor, "A N"]:
+        """`error` of every output on every row, good to some digits."""
+        return pairwise_error(outputs, batch, self.noise.log_var())
 
     def probe(
         self,
@@ -170,6 +178,22 @@ class Mixed(Likelihood):
         end = self.ends[0]
         numbers = reconstruction_error(outputs[:, :end], batch.columns(slice(0, end)), self.noise.log_var())
         return numbers + self._codes(outputs, batch)
+
+    def pairwise_error(self, outputs: Float[Tensor, "A E"], batch: Batch) -> Float[Tensor, "A N"]:
+        """The sum over all four parts; all but the ordinals are matrix products."""
+        a, b, c = self.ends
+        x, observed = batch.x, batch.observed
+        errors = pairwise_error(outputs[:, :a], batch.columns(slice(0, a)), self.noise.log_var())
+        errors = errors + softplus(outputs[:, a:b]) @ observed[:, a:b].T - outputs[:, a:b] @ x[:, a:b].T
+        if c > b:
+            pairs = (len(outputs), len(x), c - b)
+            scores, levels = outputs[:, None, b:c].expand(pairs), x[None, :, b:c].expand(pairs)
+            losses = self.thresholds.loss(scores.reshape(-1, c - b), levels.reshape(-1, c - b)).view(pairs)
+            errors = errors + (losses * observed[:, b:c]).sum(-1)
+        if self.block.numel():
+            logits, known = outputs[:, c:], observed[:, c:][:, self.first]
+            errors = errors + self._log_sums(logits) @ known.T - logits @ x[:, c:].T
+        return errors
 
     def chances(self, outputs: Float[Tensor, "N E"], batch: Batch, temperature: float = 1.0) -> Float[Tensor, "N C"]:
         """The chances of the batch's codes, booleans first, then ordinals and categories."""

@@ -97,6 +97,17 @@ def reconstruction_error(
     return 0.5 * (squared.sum(-1) * precision if precision.ndim == 0 else squared @ precision)
 
 
+def pairwise_error(
+    x_hat: Float[Tensor, "A D"],
+    batch: Batch,
+    noise_log_var: Float[Tensor, ""] | Float[Tensor, " D"],
+) -> Float[Tensor, "A N"]:
+    """`reconstruction_error` of every reconstruction on every row, by matrix products: good to some digits."""
+    precision = torch.exp(-noise_log_var)
+    squared = (x_hat.square() * precision) @ batch.observed.T + (batch.x.square() * precision).sum(-1)
+    return 0.5 * squared - (x_hat * precision) @ batch.x.T
+
+
 def reconstruction_loss(
     x_hat: Float[Tensor, "N D"],
     batch: Batch,

@@ -23,9 +23,9 @@ LatentOptimizer = Literal["adam", "sgd"]
 LatentInit = Literal["zeros", "normal", "pca"]
 InferenceStart = Literal["nearest", "linear", "zeros", "normal", "pca", "train"]
 SMALL_STD = 0.001
-# Latents that are kept for `nearest`, and how many of their outputs are compared with rows at once.
+# Latents that are kept for `nearest`, and with how many rows at once they are compared.
 N_ANCHORS = 256
-MAX_COMPARED = 2_000_000
+MAX_COMPARED = 1024
 
 
 class VADConfig(Settings):
@@ -117,17 +117,14 @@ class VAD(Model):
 
     @torch.no_grad()
     def _nearest(self, batch: Batch) -> Float[Tensor, "N L"]:
-        n_rows, n_outputs = batch.x.shape
-        lowest, start = batch.x.new_full((n_rows,), torch.inf), batch.x.new_zeros(n_rows, self.config.latent_dim)
-        n_together = max(1, MAX_COMPARED // max(n_rows * n_outputs, 1))
-        parts = [tensor.split(n_together) for tensor in (self.anchors, self.decoder(self.anchors))]
-        for anchors, outputs in zip(*parts, strict=True):
-            pairs = Batch(batch.x.repeat(len(anchors), 1), batch.observed.repeat(len(anchors), 1))
-            errors = self.likelihood.error(outputs.repeat_interleave(n_rows, 0), pairs).view(len(anchors), n_rows)
-            losses, place = (errors + 0.5 * self.prior_weight * anchors.square().sum(-1, keepdim=True)).min(0)
-            start = torch.where((losses < lowest)[:, None], anchors[place], start)
-            lowest = torch.minimum(losses, lowest)
-        return start
+        outputs, prior = self.decoder(self.anchors), 0.5 * self.prior_weight * self.anchors.square().sum(-1)
+        nearest = []
+        for at in range(0, len(batch), MAX_COMPARED):
+            rows = batch.rows(slice(at, at + MAX_COMPARED))
+            losses = self.likelihood.pairwise_error(outputs, rows) + prior[:, None]
+            # Of a row that cannot be fitted no loss is a number.
+            nearest.append(losses.nan_to_num(nan=torch.inf).argmin(0))
+        return self.anchors[torch.cat(nearest)] if nearest else self.anchors[:0]
 
     @torch.no_grad()
     def restart(self, batch: Batch, warm: Posterior, posteriors: TrainingPosteriors) -> Posterior:
