@@ -21,11 +21,12 @@ from vadtune.settings import Settings
 PosteriorKind = Literal["point", "fixed", "free"]
 LatentOptimizer = Literal["adam", "sgd"]
 LatentInit = Literal["zeros", "normal", "pca"]
-InferenceStart = Literal["nearest", "linear", "zeros", "normal", "pca", "train"]
+InferenceStart = Literal["importance", "linear", "zeros", "normal", "pca", "train"]
 SMALL_STD = 0.001
-# Latents that are kept for `nearest`, and with how many rows at once they are compared.
+# Training latents that are kept for `importance`, and with how many rows at once they are compared.
 N_ANCHORS = 256
 MAX_COMPARED = 1024
+HUGE = 1e30
 
 
 class VADConfig(Settings):
@@ -38,7 +39,7 @@ class VADConfig(Settings):
     kl_weight: float = Field(1.0, ge=0.0)
     latent_init: LatentInit = "normal"
     latent_optimizer: LatentOptimizer = "adam"
-    inference_start: InferenceStart = "nearest"
+    inference_start: InferenceStart = "importance"
     decoder: AnyDecoderConfig = DecoderConfig()
     noise: NoiseConfig = NoiseConfig()
 
@@ -63,7 +64,7 @@ class VAD(Model):
         # What `start` needs of the training rows.
         if config.posterior != "point":
             self.register_buffer("latent_log_var", torch.full((config.latent_dim,), config.log_var))
-        if config.inference_start == "nearest":
+        if config.inference_start == "importance":
             self.register_buffer("anchors", torch.zeros(N_ANCHORS, config.latent_dim))
         if config.inference_start == "train":
             self.register_buffer("latent_mean", torch.zeros(config.latent_dim))
@@ -88,8 +89,9 @@ class VAD(Model):
     def start(self, batch: Batch) -> Posterior:
         """Where inference begins; it depends on the row alone.
 
-        `nearest` is, of 255 latents of training rows and the prior's mean, the one of the lowest loss on this row: of
-        rows in clusters, descent from elsewhere may end in a wrong one. `zeros` is the prior's mean; `linear` what a
+        `importance` is a mean of 256 latents of training rows, weighted by how likely each makes the row: importance
+        sampling of the posterior mean, with training rows as draws from the prior. Of rows in clusters, descent from
+        elsewhere may end in a wrong one. `zeros` is the prior's mean; `linear` what a
         ridge regression of the training latents makes of the mean-filled row: on MNIST digits 40 steps from there come
         as far as 100 from zeros. `normal` and `train` are a draw around zero and around the training latents, the same
         draw for every row; `pca` projects the mean-filled row on the components of the training rows. Log variances
@@ -106,8 +108,8 @@ class VAD(Model):
             return (batch.x - batch.observed * self.column_mean) @ self.projection
         draw = torch.randn(self.config.latent_dim, generator=torch.Generator().manual_seed(0)).to(zeros)
         match self.config.inference_start:
-            case "nearest":
-                return self._nearest(batch)
+            case "importance":
+                return self._weighted(batch)
             case "normal":
                 return zeros + SMALL_STD * draw
             case "train":
@@ -116,20 +118,20 @@ class VAD(Model):
                 return zeros
 
     @torch.no_grad()
-    def _nearest(self, batch: Batch) -> Float[Tensor, "N L"]:
-        outputs, prior = self.decoder(self.anchors), 0.5 * self.prior_weight * self.anchors.square().sum(-1)
-        nearest = []
+    def _weighted(self, batch: Batch) -> Float[Tensor, "N L"]:
+        outputs, start = self.decoder(self.anchors), batch.x.new_zeros(len(batch), self.config.latent_dim)
         for at in range(0, len(batch), MAX_COMPARED):
             rows = batch.rows(slice(at, at + MAX_COMPARED))
-            losses = self.likelihood.pairwise_error(outputs, rows) + prior[:, None]
-            # Of a row that cannot be fitted no loss is a number.
-            nearest.append(losses.nan_to_num(nan=torch.inf).argmin(0))
-        return self.anchors[torch.cat(nearest)] if nearest else self.anchors[:0]
+            # Of a row that cannot be fitted no error is a number.
+            errors = self.likelihood.pairwise_error(outputs, rows).nan_to_num(nan=HUGE, posinf=HUGE)
+            start[at : at + MAX_COMPARED] = torch.softmax(-errors, 0).T @ self.anchors
+        # A row of which nothing is seen begins at the prior's mean.
+        return start * (batch.observed.sum(-1, keepdim=True) > 0)
 
     @torch.no_grad()
     def restart(self, batch: Batch, warm: Posterior, posteriors: TrainingPosteriors) -> Posterior:
-        """Of `nearest`: rows that a training latent suits better by now than where they are begin there."""
-        if self.config.inference_start != "nearest":
+        """Of `importance`: rows that a fresh start suits better by now than where they are begin there."""
+        if self.config.inference_start != "importance":
             return warm
         self.remember(posteriors)
         fresh = self.start(batch)
@@ -144,10 +146,8 @@ class VAD(Model):
         """Keep what the training latents say of where inference begins."""
         assert isinstance(posteriors, LatentTable)
         known = posteriors.all()
-        if self.config.inference_start == "nearest":
-            # The first remains the prior's mean: of a row of which nothing is seen it is the best.
-            n = N_ANCHORS - 1
-            self.anchors[1:] = known.mean[torch.arange(n, device=known.mean.device) * len(known.mean) // n]
+        if self.config.inference_start == "importance":
+            self.anchors = known.mean[torch.arange(N_ANCHORS, device=known.mean.device) * len(known.mean) // N_ANCHORS]
         if known.log_var is not None:
             self.latent_log_var = known.log_var.mean(0)
         if posteriors.regression is not None:
