@@ -4,10 +4,11 @@ import torch
 from torch.testing import assert_close
 
 from vadtune.models.decoder import DecoderConfig
+from vadtune.models.latents import principal_components
 from vadtune.models.likelihood import NoiseConfig
 from vadtune.models.objective import Batch, Posterior
 from vadtune.models.regression import MAX_ROWS, RIDGE
-from vadtune.models.vad import VADConfig, principal_components
+from vadtune.models.vad import VADConfig
 from vadtune.training.config import InferConfig, TrainConfig, TrialConfig
 from vadtune.training.inference import infer
 from vadtune.training.trainer import Trainer
@@ -112,7 +113,7 @@ def test_importance_start_is_the_mean_of_training_latents_by_their_likelihood(n_
 def test_importance_start_compares_in_parts_what_is_long(monkeypatch):
     model, _, batch = remembering(30)
     expected = model.start(batch).mean
-    monkeypatch.setattr("vadtune.models.vad.MAX_COMPARED", 7)
+    monkeypatch.setattr("vadtune.models.starts.MAX_COMPARED", 7)
     assert_close(model.start(batch).mean, expected)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from vadtune.data.codec import Codec
 from vadtune.errors import Diverged
 from vadtune.models.base import Model, TrainingPosteriors
-from vadtune.models.vad import column_means
+from vadtune.models.latents import column_means
 from vadtune.training.config import TrialConfig
 from vadtune.training.optimizers import SGD, AdamW, Optimizer
 from vadtune.training.schedules import Plateau, cosine, one_cycle

@@ -1,0 +1,133 @@
+"""Latents of the training rows: where they begin, and how descent moves them.
+
+Source: Zadeh, Lim, Liang, Morency (2019), Variational Auto-Decoder, arXiv:1903.00840.
+"""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from vadtune.models.base import TrainingPosteriors
+from vadtune.models.objective import Batch, Posterior
+from vadtune.models.regression import LatentRegression
+
+PosteriorKind = Literal["point", "fixed", "free"]
+LatentOptimizer = Literal["adam", "sgd"]
+LatentInit = Literal["zeros", "normal", "pca"]
+SMALL_STD = 0.001
+
+
+class LatentTable(TrainingPosteriors):
+    """Latents of all training rows and their Adam state; a step touches the rows of its batch only.
+
+    Adam with dense state over all rows costs a pass over the whole table at every step. Here each row has its own
+    moments (Kingma and Ba 2015, arXiv:1412.6980, algorithm 1), and its step count is how often it was updated.
+
+    Args:
+        mean: First latent means, `(N, L)`.
+        kind: `point` and `fixed` learn the means only, `free` the log variances as well.
+        log_var: Log variance of a `fixed` posterior, the first one of a `free` posterior.
+        optimizer: `adam`, or `sgd` for plain gradient descent.
+        regression: Of the latents on their rows, if unseen rows are to begin there.
+    """
+
+    BETAS = (0.9, 0.99)
+    EPSILON = 1e-8
+
+    table: Float[Tensor, "N 3 P"]  # value, first and second moment of each latent parameter: one gather fetches all
+    n_updates: Float[Tensor, " N"]
+
+    def __init__(
+        self,
+        mean: Float[Tensor, "N L"],
+        kind: PosteriorKind,
+        log_var: float,
+        optimizer: LatentOptimizer = "adam",
+        regression: LatentRegression | None = None,
+    ) -> None:
+        super().__init__()
+        self.optimizer = optimizer
+        self.regression = regression
+        self.kind = kind
+        self.latent_dim = mean.shape[1]
+        self.fixed_log_var = log_var
+        value = torch.cat([mean, torch.full_like(mean, log_var)], 1) if kind == "free" else mean
+        self.register_buffer("table", torch.stack([value, torch.zeros_like(value), torch.zeros_like(value)], 1))
+        self.register_buffer("n_updates", torch.zeros(len(mean)))
+        self._asked: tuple[Tensor, Tensor] | None = None
+
+    def of(self, index: Int[Tensor, " B"], batch: Batch) -> Posterior:  # noqa: ARG002  an encoder would read the batch
+        """Posteriors of the rows `index`, as leaves that collect gradients."""
+        leaf = self.table[index, 0].requires_grad_()
+        self._asked = (index, leaf)
+        return self._posterior(leaf)
+
+    @torch.no_grad()
+    def update(self, learning_rate: float) -> None:
+        """One step for the rows that `of` handed out last, each along the gradient of its own loss."""
+        assert self._asked is not None
+        index, leaf = self._asked
+        assert leaf.grad is not None
+        # The batch's loss is the mean of its rows' losses. Without its size a row's moments would mix gradients of
+        # different scales: one visit in a small last batch would slow it down for a hundred visits.
+        gradient = leaf.grad * len(leaf)
+        self._asked = None
+        if self.optimizer == "sgd":
+            self.table[index, 0] -= learning_rate * gradient
+            return
+        beta1, beta2 = self.BETAS
+        state = self.table[index]
+        count = self.n_updates[index] + 1
+        moment1 = state[:, 1].lerp_(gradient, 1 - beta1)
+        moment2 = state[:, 2].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+        step = (-learning_rate / (1 - beta1**count)).unsqueeze(1) * moment1
+        scale = moment2.div((1 - beta2**count).unsqueeze(1)).sqrt_().add_(self.EPSILON)
+        state[:, 0].addcdiv_(step, scale)
+        self.table[index] = state
+        self.n_updates[index] = count
+
+    def all(self) -> Posterior:
+        """The posteriors of all training rows, without gradients."""
+        return self._posterior(self.table[:, 0])
+
+    def _posterior(self, value: Float[Tensor, "B P"]) -> Posterior:
+        mean = value[:, : self.latent_dim]
+        if self.kind == "point":
+            return Posterior(mean, None)
+        if self.kind == "free":
+            return Posterior(mean, value[:, self.latent_dim :])
+        return Posterior(mean, torch.full_like(mean, self.fixed_log_var))
+
+
+def initial_latents(kind: LatentInit, batch: Batch, latent_dim: int, rng: torch.Generator) -> Float[Tensor, "N L"]:
+    """First latent means: zeros, normal with standard deviation 0.001, or the row's principal components.
+
+    `pca` projects the mean-filled rows on their first `latent_dim` principal components, each scaled to unit
+    variance as the prior has it; components past the rank are zero.
+    """
+    mean = batch.x.new_zeros(len(batch), latent_dim)
+    if kind == "zeros":
+        return mean
+    if kind == "normal":
+        return mean.normal_(std=SMALL_STD, generator=rng)
+    column_mean, components = principal_components(batch, latent_dim)
+    return (batch.x - batch.observed * column_mean) @ components.T
+
+
+def principal_components(batch: Batch, latent_dim: int) -> tuple[Float[Tensor, " D"], Float[Tensor, "L D"]]:
+    """Column means, and directions onto which mean-filled rows have unit variance; zero past the rank."""
+    column_mean = column_means(batch)
+    # Mean-filled and centred: a cell that is not observed is 0, the centre.
+    centred = batch.x - batch.observed * column_mean
+    _, s, v = torch.linalg.svd(centred, full_matrices=False)
+    rank = min(latent_dim, int((s > s[0] * 1e-6).sum()))
+    components = batch.x.new_zeros(latent_dim, centred.shape[1])
+    components[:rank] = v[:rank] / s[:rank, None] * len(batch) ** 0.5
+    return column_mean, components
+
+
+def column_means(batch: Batch) -> Float[Tensor, " D"]:
+    """Means of the observed cells of each column, 0 for a column without any."""
+    return batch.x.sum(0) / batch.observed.sum(0).clamp(min=1.0)
