@@ -29,12 +29,10 @@ OFTEN = "from vadtune.tuning.mirror import Mirror; Mirror.PERIOD_S = 1.0; from v
 
 @pytest.fixture(scope="module")
 def cloud(tmp_path_factory):
-    """The environment that leads to the bucket, and the weather on the way."""
+    """The environment variables that lead to the bucket, and the weather on the way."""
     pytest.importorskip("moto", reason="needs moto[server]")
     with s3.bucket(tmp_path_factory.mktemp("moto")) as url, s3.proxy(url) as (address, weather):
-        environment = {key: value for key, value in os.environ.items() if not key.startswith("AWS_")}
-        environment |= s3.ENVIRONMENT | {"AWS_ENDPOINT_URL": address, "PYTHONPATH": str(ROOT)}
-        yield environment, weather, Bucket(url)
+        yield s3.ENVIRONMENT | {"AWS_ENDPOINT_URL": address}, weather, Bucket(url)
 
 
 class Bucket:
@@ -69,7 +67,8 @@ def test_a_killed_search_goes_on_elsewhere_in_bad_weather_and_is_exported_from_t
 
     command = [sys.executable, "-c", f"{OFTEN}cli.run(search.main)", *SEARCH]
     with (tmp_path / "stderr").open("w") as log:
-        driver = subprocess.Popen(command, cwd=first, env=environment, stdout=log, stderr=log)
+        variables = os.environ | {"PYTHONPATH": str(ROOT)} | environment
+        driver = subprocess.Popen(command, cwd=first, env=variables, stdout=log, stderr=log)
         end = time.monotonic() + 120
         while bucket.n_ended() < 3:
             assert driver.poll() is None, (tmp_path / "stderr").read_text()

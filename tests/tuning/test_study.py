@@ -102,7 +102,10 @@ def test_a_lock_that_a_killed_driver_left_in_the_journal_does_not_stop_the_next(
     path = tmp_path / "study.log"
     open_study(path)
     (tmp_path / "study.log.lock").symlink_to(path)
+    renamed = tmp_path / "study.log.lock1f.rename"
+    renamed.symlink_to(path)
     finish(open_study(path), 1.0)
+    assert not renamed.is_symlink()
 
 
 def test_a_study_of_the_other_direction_is_refused(tmp_path):

@@ -1,6 +1,7 @@
 """The study: the one record of a search, an Optuna journal file that nobody but the driver writes."""
 
 import datetime
+import glob
 import json
 import math
 import os
@@ -102,8 +103,10 @@ def open_study(path: Path, sampler: optuna.samplers.BaseSampler | None = None) -
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     cut_torn_tail(path)
-    # A driver killed in the middle of a write leaves the journal's own lock behind; the folder is ours.
-    path.with_name(f"{path.name}.lock").unlink(missing_ok=True)
+    # A driver killed in the middle of a write leaves the journal's own lock behind, perhaps renamed to be deleted; the
+    # folder is ours.
+    for lock in path.parent.glob(f"{glob.escape(path.name)}.lock*"):
+        lock.unlink(missing_ok=True)
     return _load(path, sampler)
 
 
