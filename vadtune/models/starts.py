@@ -11,6 +11,7 @@ from vadtune.models.decoder import Decoder
 from vadtune.models.latents import SMALL_STD, LatentTable, column_means, principal_components
 from vadtune.models.likelihood import Likelihood
 from vadtune.models.objective import Batch
+from vadtune.models.regression import LatentRegression
 
 InferenceStart = Literal["importance", "linear", "zeros", "normal", "pca", "train"]
 # Training latents that are kept for `importance`, and with how many rows at once they are compared.
@@ -34,8 +35,9 @@ class Start(nn.Module, ABC):
         super().__init__()
         self.latent_dim = latent_dim
 
-    def see(self, train: Batch) -> None:
-        """Learn from the training rows, before the first epoch."""
+    def see(self, train: Batch) -> LatentRegression | None:  # noqa: ARG002  most need nothing of them
+        """Learn from the training rows, before the first epoch; regress their latents on them, where that is wanted."""
+        return None
 
     def remember(self, posteriors: LatentTable) -> None:
         """Learn from the latents of the training rows."""
@@ -100,10 +102,11 @@ class PCA(Start):
         self.register_buffer("column_mean", torch.zeros(n_outputs))
         self.register_buffer("projection", torch.zeros(n_outputs, latent_dim))
 
-    def see(self, train: Batch) -> None:
+    def see(self, train: Batch) -> LatentRegression | None:
         """Find the components."""
         self.column_mean, components = principal_components(train, self.latent_dim)
         self.projection = components.T.contiguous()
+        return None
 
     def mean(self, batch: Batch, decoder: Decoder, likelihood: Likelihood) -> Float[Tensor, "N L"]:  # noqa: ARG002
         """The projection."""
@@ -116,9 +119,10 @@ class Linear(PCA):
     On MNIST digits 40 steps from there come as far as 100 from zeros.
     """
 
-    def see(self, train: Batch) -> None:
+    def see(self, train: Batch) -> LatentRegression:
         """Find the means; there are no latents yet."""
         self.column_mean = column_means(train)
+        return LatentRegression(train, self.column_mean)
 
     def remember(self, posteriors: LatentTable) -> None:
         """Regress them on their rows."""

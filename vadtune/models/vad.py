@@ -18,12 +18,10 @@ from vadtune.models.latents import (
     LatentOptimizer,
     LatentTable,
     PosteriorKind,
-    column_means,
     initial_latents,
 )
 from vadtune.models.likelihood import NoiseConfig
 from vadtune.models.objective import Batch, Posterior
-from vadtune.models.regression import LatentRegression
 from vadtune.models.starts import STARTS, InferenceStart
 from vadtune.settings import Settings
 
@@ -61,9 +59,7 @@ class VAD(Model):
 
     def training_posteriors(self, train: Batch, rng: torch.Generator) -> LatentTable:
         """A table of latents, one row for each training row."""
-        self.beginning.see(train)
-        config = self.config
-        regression = LatentRegression(train, column_means(train)) if config.inference_start == "linear" else None
+        config, regression = self.config, self.beginning.see(train)
         mean = initial_latents(config.latent_init, train, config.latent_dim, rng)
         return LatentTable(mean, config.posterior, config.log_var, config.latent_optimizer, regression)
 
