@@ -1,5 +1,6 @@
 """The decoder of a model for other programs: torch.export, or ONNX, and the few lines that impute with it."""
 
+import copy
 import json
 import logging
 import sys
@@ -10,10 +11,14 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vadtune.errors import ConfigError
+from vadtune.models.decoder import Decoder, ProjectiveDecoder
 from vadtune.training.artifact import Artifact, write_sums
+
+# Differences of the decoder make the slopes of its outputs: the smaller the step, the more digits they cost.
+STEPS = {torch.float64: 1e-5, torch.float32: 1e-3}
 
 _FIND = """\
 import json
@@ -36,11 +41,12 @@ def impute(row):
         return np.append((decode(z[None])[0] - x)[known] / noise_std[known], shrink @ z)
 
     def slopes(z):  # central differences: one call of the decoder for all latents
-        steps = 1e-3 * np.eye(len(z))
+        steps = about["step"] * np.eye(len(z))
         ahead, behind = np.split(decode(np.concatenate([z + steps, z - steps])), 2)
-        return np.concatenate([((ahead - behind) / 2e-3).T[known] / noise_std[known, None], shrink])
+        slope = (ahead - behind) / (2 * about["step"])
+        return np.concatenate([slope.T[known] / noise_std[known, None], shrink])
 
-    z = least_squares(residuals, np.zeros(about["latent_dim"]), slopes).x
+    z = least_squares(residuals, np.zeros(about["latent_dim"]), slopes, ftol=1e-14, xtol=1e-12, gtol=1e-12).x
     return np.where(known, row, decode(z[None])[0] * scale + center)
 """
 _TORCH = {
@@ -50,7 +56,7 @@ decoder = torch.export.load("decoder.pt2").module()
 
 def decode(z):
     \"\"\"Latents (N, L) to columns (N, D), in scaled units.\"\"\"
-    return decoder(torch.tensor(z, dtype=torch.float32)).detach().numpy()
+    return decoder(torch.tensor(z, dtype=torch.float64)).detach().numpy()
 """,
 }
 _ONNX = {
@@ -60,15 +66,16 @@ session = onnxruntime.InferenceSession("decoder.onnx")
 
 def decode(z):
     \"\"\"Latents (N, L) to columns (N, D), in scaled units.\"\"\"
-    return session.run(None, {"z": z.astype(np.float32)})[0]
+    return session.run(None, {"z": z.astype(about["dtype"])})[0]
 """,
 }
 _CARD = """\
 # The decoder as {name}
 
-`{file}` maps latents z (N, L) to columns x (N, D), scaled by `center` and `scale` of `inference.json`. It needs no
-vadtune. These lines fill the holes of a row from the maximum of its posterior density, as vadtune does with
-`infer.method = "lbfgs"`; its usual `bound`, which takes gradients of the decoder, is better where little is observed.
+`{file}` maps latents z (N, L), of the `dtype` in `inference.json`, to columns x (N, D), scaled by its `center` and
+`scale`. It needs no vadtune. These lines fill the holes of a row from the maximum of its posterior density, as vadtune
+does with `infer.method = "lbfgs"`; its usual `bound`, which takes gradients of the decoder, is better where little is
+observed.
 The columns stand in the order of `columns`.
 
 ```python
@@ -78,8 +85,8 @@ The columns stand in the order of `columns`.
 
 def add_torch(artifact: Artifact, folder: Path) -> None:
     """Add `decoder.pt2`, `inference.json` and `TORCH.md` to the folder of an artifact."""
-    torch.export.save(_program(artifact), folder / "decoder.pt2")
-    _add_inference(artifact, folder)
+    torch.export.save(_program(artifact, torch.float64), folder / "decoder.pt2")
+    _add_inference(artifact, folder, torch.float64)
     text = _CARD.format(name="a torch.export program", file="decoder.pt2", code=_FIND.format(**_TORCH))
     (folder / "TORCH.md").write_text(text, encoding="utf-8")
     write_sums(folder)
@@ -92,15 +99,16 @@ def add_onnx(artifact: Artifact, folder: Path) -> None:
         ConfigError: The packages for it are not installed.
     """
     check_onnx()
+    dtype = _onnx_dtype(artifact.model.decoder)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns that torchvision is not there
     with _quiet():
         program = torch.onnx.export(
-            _program(artifact), input_names=["z"], output_names=["x"], dynamo=True, verbose=False, optimize=True
+            _program(artifact, dtype), input_names=["z"], output_names=["x"], dynamo=True, verbose=False, optimize=True
         )
         assert program is not None
         # One file: the weights would else lie in a second one beside it.
         program.save(str(folder / "decoder.onnx"), external_data=False)
-    _add_inference(artifact, folder)
+    _add_inference(artifact, folder, dtype)
     text = _CARD.format(name="ONNX", file="decoder.onnx", code=_FIND.format(**_ONNX))
     (folder / "ONNX.md").write_text(text, encoding="utf-8")
     write_sums(folder)
@@ -117,24 +125,34 @@ def check_onnx() -> None:
         raise ConfigError(f"--format onnx needs {' and '.join(missing)}: pip install 'vadtune[onnx]'")
 
 
-def _program(artifact: Artifact) -> torch.export.ExportedProgram:
+def _onnx_dtype(decoder: Decoder) -> torch.dtype:
+    """Double, in which latents are found to more digits, where onnxruntime has every operator for it."""
+    is_single = isinstance(decoder, ProjectiveDecoder) or any(
+        isinstance(module, (nn.GELU, nn.LeakyReLU)) for module in decoder.modules()
+    )
+    return torch.float32 if is_single else torch.float64
+
+
+def _program(artifact: Artifact, dtype: torch.dtype) -> torch.export.ExportedProgram:
     if not artifact.model.codec.is_plain or artifact.scaler.is_log is not None:
         raise ConfigError(
             "--format torch and onnx are for tables of numbers, and this one has categories or logarithms. Take "
             "--format safetensors, which vadtune.impute and VADImputer.from_artifact read."
         )
-    example = torch.zeros(2, artifact.config.model.latent_dim)
-    decoder = artifact.model.decoder.cpu().eval()
+    example = torch.zeros(2, artifact.config.model.latent_dim, dtype=dtype)
+    decoder = copy.deepcopy(artifact.model.decoder).to("cpu", dtype).eval()
     with _quiet():
         return torch.export.export(decoder, (example,), dynamic_shapes=({0: torch.export.Dim("N")},))
 
 
 @torch.no_grad()
-def _add_inference(artifact: Artifact, folder: Path) -> None:
+def _add_inference(artifact: Artifact, folder: Path, dtype: torch.dtype) -> None:
     n_features = len(artifact.columns)
     noise_std: Tensor = torch.exp(0.5 * artifact.model.noise.log_var()).expand(n_features)
     about = artifact.scaler.to_dict() | {
         "latent_dim": artifact.config.model.latent_dim,
+        "dtype": str(dtype).removeprefix("torch."),
+        "step": STEPS[dtype],
         "prior_weight": artifact.model.prior_weight,
         "noise_std": noise_std.tolist(),
         "columns": [column.name for column in artifact.columns],
