@@ -254,6 +254,19 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     assert path.read_text() == "old"
 
 
+@pytest.mark.parametrize("suffix", [suffix for suffix in SUFFIXES if suffix != ".npy"])  # which keeps no names
+def test_a_nul_in_a_name_comes_back_or_is_refused(tmp_path, suffix):
+    table = from_frame(pd.DataFrame({"a\0b": [1.5, 2.5], "c\0": [3.5, 4.5]}), "t", "test")
+    path = tmp_path / f"t{suffix}"
+    if suffix in (".npz", ".h5", ".hdf5"):
+        with pytest.raises(DataError, match=r"'a\\x00b' has a NUL in its name: write CSV, Parquet"):
+            write_table(table, path)
+        assert not path.exists()
+    else:
+        write_table(table, path)
+        assert [column.name for column in read_table(path).columns] == ["a\0b", "c\0"]
+
+
 def test_a_damaged_gzip_file_is_named(tmp_path):
     path = tmp_path / "t.csv.gz"
     path.write_bytes(gzip.compress(b"a,b\n1,2\n")[:-6])

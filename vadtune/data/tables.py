@@ -246,11 +246,13 @@ def to_arrays(table: Table) -> dict[str, npt.NDArray[Any]]:
     """The arrays that `from_arrays` reads; images without holes become uint8 if nothing is lost by it.
 
     Raises:
-        DataError: A column holds text or dates.
+        DataError: A column holds text or dates, or there is a NUL in its name, which HDF5 does not keep.
     """
-    strange = [column.name for column in table.columns if column.levels or column.kind == "date"]
-    if strange:
-        raise DataError(f"{table.source}: column {strange[0]!r} is no number: write CSV, Parquet or Feather instead.")
+    for column in table.columns:
+        problem = "is no number" if column.levels or column.kind == "date" else ""
+        problem = problem or ("has a NUL in its name" if "\0" in column.name else "")
+        if problem:
+            raise DataError(f"{table.source}: column {column.name!r} {problem}: write CSV, Parquet or Feather instead.")
     arrays: dict[str, npt.NDArray[Any]] = {}
     if table.image_shape is None:
         arrays["values"] = table.values
