@@ -64,8 +64,10 @@ class Live:
         up = self._up(columns)
         # The cursor waits below, so that the ^C that a terminal echoes stands on a line of its own and goes with it.
         shown = [self._styled(line, columns - 1) for line in lines[: max(1, rows - 1)]]
+        drawn = up + "".join(f"{text}\x1b[K\n" for text, _ in shown) + "\x1b[J"
+        # Nothing between these two: who is interrupted there clears more lines than were drawn.
         self.widths = [width for _, width in shown]
-        sys.stderr.write(up + "".join(f"{text}\x1b[K\n" for text, _ in shown) + "\x1b[J")
+        sys.stderr.write(drawn)
         sys.stderr.flush()
 
     def _up(self, columns: int) -> str:
