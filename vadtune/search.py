@@ -5,13 +5,13 @@ import shlex
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vadtune import cli
 from vadtune.errors import ConfigError, NoUsableTrial
 from vadtune.result import sentences
+from vadtune.run_folder import resume_command, run_folder, storage_address
 from vadtune.search_flags import parser
 from vadtune.settings import Nested, merge, parse, parse_assignments
 
@@ -161,42 +161,6 @@ def _warn_of_strangers(args: argparse.Namespace, folder: Path) -> None:
         )
 
 
-def run_folder(args: argparse.Namespace) -> Path:
-    """The run's folder: new, or of the run to resume.
-
-    Raises:
-        ConfigError: It exists and is not to be resumed, or the other way round.
-    """
-    from vadtune.tuning.preflight import check_run_name
-
-    stem = Path(args.dataset.partition(":")[0]).name.partition(".")[0]
-    safe = "".join(c if c.isascii() and (c.isalnum() or c in "_-") else "_" for c in stem)[:40].strip("_-") or "table"
-    default = f"{safe}-{args.model}-{datetime.now():%Y%m%d-%H%M%S}"
-    folder: Path = (args.runs / check_run_name(args.name if args.name is not None else default)).absolute()
-    if args.storage and args.storage_url is None:
-        from vadtune.data.storage import open_storage
-        from vadtune.tuning.mirror import bring_home, check_unused
-
-        storage = open_storage(storage_address(args.storage, folder))
-        if args.resume:
-            bring_home(folder, storage)
-        else:
-            check_unused(storage)
-    exists = (folder / "settings.json").exists()
-    if args.resume and args.name is None:
-        raise ConfigError("--resume: say which run with --name.")
-    if args.resume and not exists and args.storage_url is None:
-        raise ConfigError(f"--resume: {folder} is not a run. Check --runs and --name.")
-    if not args.resume and folder.exists() and any(folder.iterdir()):
-        raise ConfigError(f"{folder} exists already. Choose another --name, or go on with it by --resume.")
-    return folder
-
-
-def storage_address(storage: str | None, folder: Path) -> str:
-    """Where a run's checkpoints go: below `--storage` under the run's name, or into its folder."""
-    return f"{storage.rstrip('/')}/{folder.name}" if storage else str(folder)
-
-
 def resolve_space(args: argparse.Namespace, *, is_image: bool) -> tuple["Space", Any, Any]:
     """Search space, sampler and scheduler of the flags."""
     from vadtune.training.config import TrialConfig
@@ -268,14 +232,6 @@ def _trackers(args: argparse.Namespace) -> tuple[Any, ...]:
 
 def _say_resume(command: str, folder: Path) -> None:
     cli.say("Interrupted; everything so far is saved. Go on with:", "  " + resume_command(command, folder.name))
-
-
-def resume_command(command: str, name: str) -> str:
-    """The command that goes on with a run."""
-    words = shlex.split(command)
-    if "--name" not in words and not any(word.startswith("--name=") for word in words):
-        words += ["--name", name]
-    return shlex.join(words if "--resume" in words else [*words, "--resume"])
 
 
 @contextmanager
