@@ -78,7 +78,8 @@ class Cluster:
         if self.address is not None and self.address.startswith("ray://"):
             # There Tune would run in another process, and could not write the study.
             raise ConfigError(
-                f"--address {self.address}: connect from a machine of the cluster, or use `ray job submit`."
+                f"address {self.address}: by Ray Client the whole command runs on the cluster: "
+                f"python -m vadtune.search TABLE --address {self.address}; or connect from a machine of the cluster."
             )
         if not self._thread.is_alive():
             os.environ.update(ENVIRONMENT if self.address is None else ENVIRONMENT | JOINING)
@@ -172,18 +173,14 @@ class Cluster:
             self._check_answers()
             ray.init(address=self.address, runtime_env=self.runtime_env, **options)
         except AuthenticationError:
-            raise ConfigError(self._about_token("RAY_AUTH_MODE is token, and there is none here")) from None
+            raise ConfigError(about_token(self.address, "RAY_AUTH_MODE is token, and there is none here")) from None
         except (OSError, ValueError, RuntimeError) as error:
             if self._is_stranger():
-                raise ConfigError(self._about_token("the cluster asks for another one")) from None
+                raise ConfigError(about_token(self.address, "the cluster asks for another one")) from None
             lines = str(error).strip().splitlines() or [""]
             said = lines[-1 if any(line.startswith("Traceback") for line in lines) else 0].strip()
             what = f"--address {self.address}: {said.rstrip('.')}."
             raise ConfigError(f"{what} Give the HOST:PORT that `ray start` printed.") from None
-
-    def _about_token(self, problem: str) -> str:
-        what = f"--address {self.address}: the token is missing or wrong: {problem}."
-        return f"{what} Copy ~/.ray/auth_token from the cluster's head (mode 600), and set RAY_AUTH_MODE=token."
 
     def _is_stranger(self) -> bool:
         """Whether the cluster answers that it wants another token: Ray's own error is that of a wrong address."""
@@ -214,6 +211,12 @@ class Cluster:
         if not host or not port.isdigit():
             raise ValueError("neither auto nor an address")
         socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
+
+
+def about_token(address: str | None, problem: str) -> str:
+    """What to do where a cluster asks for a token."""
+    what = f"--address {address}: the token is missing or wrong: {problem}."
+    return f"{what} Copy ~/.ray/auth_token from the cluster's head (mode 600), and set RAY_AUTH_MODE=token."
 
 
 def shipment(*, with_code: bool) -> dict[str, Any]:
