@@ -35,7 +35,12 @@ def main(arguments: list[str]) -> int:
     args = parser().parse_args(arguments)
     if args.dry_run:
         return dry_run(args)
-    return search(args, shlex.join(["python", "-m", "vadtune.search", *arguments]))
+    command = args.watched_by or shlex.join(["python", "-m", "vadtune.search", *arguments])
+    if args.address is not None and args.address.startswith("ray://"):
+        from vadtune.search_client import watch
+
+        return watch(args, arguments, command)
+    return search(args, command)
 
 
 def dry_run(args: argparse.Namespace) -> int:
@@ -117,7 +122,9 @@ def _search(
     check_folder(folder)
     with locked(folder):
         begin(folder, describe_run(command, plan, problem), resume=args.resume, database=plan.database)
-        _say_begin(problem, plan)
+        _say_begin(problem)
+        if args.watched_by is None:
+            _say_folder(folder)
         outcome = _run(plan, problem, cluster)
         cluster.close()
         is_interrupted = outcome.end == "interrupted"
@@ -302,7 +309,7 @@ def _publish(plan: "Plan", outcome: "Outcome") -> None:
         publish(plan.folder, plan.storage)
 
 
-def _say_begin(problem: "Problem", plan: "Plan") -> None:
+def _say_begin(problem: "Problem") -> None:
     from vadtune.data.kinds import skewed
 
     about, table = problem.describe(), problem.table
@@ -314,9 +321,11 @@ def _say_begin(problem: "Problem", plan: "Plan") -> None:
         problem.title,
         f"{about['n_train']:,} rows to train on, {about['n_validation']:,} to compare trials, {about['n_test']:,} for "
         f"the final score; {rate:.0%} of the known cells hidden ({problem.config.mechanism.kind}; --missing-rate)",
-        f"run folder: {plan.folder}",
-        f"watch it:   python -m vadtune.report {shlex.quote(str(plan.folder))} --live",
     )
+
+
+def _say_folder(folder: Path) -> None:
+    cli.say(f"run folder: {folder}", f"watch it:   python -m vadtune.report {shlex.quote(str(folder))} --live")
 
 
 def _is_image(args: argparse.Namespace) -> bool:

@@ -13,6 +13,7 @@ EXAMPLES = """\
   python -m vadtune.search mnist --set model.latent_dim=64 --set "train.learning_rate={low=1e-4, high=1e-2, log=true}"
   python -m vadtune.search digits --model vad --space my_space.toml --dry-run csv
   python -m vadtune.search mnist --address auto --storage s3://bucket/vadtune --gpus-per-trial 0.25
+  python -m vadtune.search table.csv --address ray://localhost:10001 --time-budget 1h
 
 Without --trials and --time-budget the search takes about two minutes. What is shown and printed is the error over
 cells that were hidden on purpose: no model and no search has seen them."""
@@ -58,8 +59,13 @@ def parser() -> cli.Parser:
     where.add_argument("--concurrent", metavar="N", type=cli.count, help="trials at once (default: as many as fit)")
     where.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     where.add_argument(
-        "--address", metavar="ADDR", help="a running Ray cluster: auto or HOST:PORT (default: this machine)"
+        "--address",
+        metavar="ADDR",
+        help="a running Ray cluster: auto or HOST:PORT; ray://HOST:PORT runs all of the search there, in ~/runs/NAME, "
+        "and fetches the run folder without its checkpoints (default: this machine)",
     )
+    # What was typed on the machine that watches a search of ray://: the command that goes on with it.
+    where.add_argument("--watched-by", metavar="COMMAND", help=argparse.SUPPRESS)
     where.add_argument(
         "--ship-code", action="store_true", help="send this vadtune to nodes of --address that have none, or another"
     )
