@@ -33,9 +33,12 @@ def watch(args: argparse.Namespace, arguments: list[str], command: str) -> int:
         ConfigError: Something is wrong that can be known before the search starts, or the result cannot be written.
         ClusterLost: The connection is lost; the search goes on.
     """
+    from vadtune.data.storage import check_no_credentials
     from vadtune.tuning.client import connected
     from vadtune.tuning.preflight import check_folder
 
+    if args.storage is not None:
+        check_no_credentials(args.storage)
     if args.storage_url is not None:
         # Its password would have to lie on the cluster, for a driver that nobody put there.
         raise ConfigError(f"--storage-url with --address {args.address}: start the search on a machine of the cluster.")

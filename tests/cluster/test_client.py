@@ -23,7 +23,7 @@ from tests.zygote import ROOT
 from vadtune.data.datasets import load
 from vadtune.data.tables import write_table
 from vadtune.errors import ConfigError, DataError
-from vadtune.search_client import sent
+from vadtune.search_client import sent, watch
 from vadtune.search_flags import parser
 from vadtune.tuning.client import unpack
 from vadtune.tuning.study import count_states, read_study
@@ -202,6 +202,20 @@ def test_files_that_flags_name_are_sent_by_names_that_are_safe(tmp_path, monkeyp
         words, files = sent_of("--name", given, "--", given)
         assert words == ["--name", given, "my.csv"]
         assert set(files) == {"my.csv", "my.csv.toml"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--storage", "s3://key:secret@bucket/runs"], "the address holds credentials"),
+        (["--storage-url", "postgresql://host/studies"], "start the search on a machine of the cluster"),
+    ],
+    ids=["credentials", "database"],
+)
+def test_what_must_not_travel_is_refused_before_anybody_is_asked(flags, words):
+    arguments = ["wine", "--address", "ray://nowhere.invalid:1", *flags]
+    with pytest.raises(ConfigError, match=words):
+        watch(parser().parse_args(arguments), arguments, "command")
 
 
 def test_a_name_is_no_file_and_a_file_that_is_not_here_is_told(tmp_path, monkeypatch):

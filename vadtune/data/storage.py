@@ -178,17 +178,26 @@ def _connect(address: str) -> tuple[Any, str]:
     return filesystem, root.rstrip("/")
 
 
-def open_storage(address: str) -> Storage:
-    """The storage at an address.
+def check_no_credentials(address: str) -> None:
+    """Refuse an address that holds credentials: they would end up in files.
 
     Raises:
-        ConfigError: The address holds credentials (they would end up in files), or is none that pyarrow knows.
+        ConfigError: It does.
     """
     if _CREDENTIALS.search(address):
         raise ConfigError(
             "--storage: the address holds credentials, which would end up in files of the run. "
             "Give them by the environment or an instance role."
         )
+
+
+def open_storage(address: str) -> Storage:
+    """The storage at an address.
+
+    Raises:
+        ConfigError: The address holds credentials, or is none that pyarrow knows.
+    """
+    check_no_credentials(address)
     storage = Storage(address if "://" in address else str(Path(address).absolute()))
     try:
         storage._filesystem()

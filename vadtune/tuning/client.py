@@ -185,6 +185,9 @@ def create(name: str, command: str) -> Remote:
         actor = ray.remote(RemoteSearch).options(num_cpus=0, resources=place, **known).remote(name)
         remote = Remote(actor, command)
         there, _ = remote.ask("about")
+    except ValueError:
+        # Two began at once; else `find` had found it.
+        raise ConfigError(f"--name {name}: such a search is on the cluster already. Watch it by: {command}") from None
     except (ImportError, AttributeError) as error:
         raise ConfigError(_another(f"has none, or an older one ({first_line(error)})")) from None
     if there != __version__:
