@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from torch import nn
 
 from vadtune.errors import ConfigError
-from vadtune.training.device import resolve_device
+from vadtune.training.device import fitting_threads, resolve_device
 
 without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
 
@@ -32,3 +33,13 @@ def test_a_device_and_its_share_follow_from_the_flags(device, gpus_per_trial, ex
 def test_a_device_that_is_not_there_is_refused(device, gpus_per_trial):
     with pytest.raises(ConfigError, match=r"--device|--gpus-per-trial"):
         resolve_device(device, gpus_per_trial)
+
+
+@pytest.mark.parametrize(("n_rows", "n_threads"), [(1, 1), (900, 1), (1_000, 2), (1_000_000, 4)])
+def test_small_work_wakes_no_second_thread(monkeypatch, n_rows, n_threads):
+    used, model = [4], nn.Linear(100, 100)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: used[-1])
+    monkeypatch.setattr(torch, "set_num_threads", used.append)
+    with pytest.raises(KeyError), fitting_threads(model, n_rows):
+        raise KeyError
+    assert used == [4, n_threads, 4]

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from vadtune.models.base import Model
 from vadtune.models.objective import Batch, Posterior
 from vadtune.training.config import InferConfig
+from vadtune.training.device import fitting_threads
 from vadtune.training.lbfgs import descend, evaluate
 from vadtune.training.optimizers import SGD, AdamW
 
@@ -65,12 +66,13 @@ def infer_further(model: Model, batch: Batch, start: Posterior, settings: InferC
 def _find(model: Model, batch: Batch, start: Posterior, n_steps: int, settings: InferConfig) -> Posterior:
     if n_steps == 0:
         return start
-    # A point has no variance whose noise could move it.
-    if settings.method == "bound" and start.log_var is not None:
-        return descend_bound(model, batch, start, n_steps, settings.learning_rate)
-    if settings.method in ("bound", "lbfgs"):
-        return Posterior(descend(model, batch, start.mean, n_steps, settings.tolerance), None)
-    return Posterior(descend_gradient(model, batch, start.mean, n_steps, settings), None)
+    with fitting_threads(model, len(batch)):
+        # A point has no variance whose noise could move it.
+        if settings.method == "bound" and start.log_var is not None:
+            return descend_bound(model, batch, start, n_steps, settings.learning_rate)
+        if settings.method in ("bound", "lbfgs"):
+            return Posterior(descend(model, batch, start.mean, n_steps, settings.tolerance), None)
+        return Posterior(descend_gradient(model, batch, start.mean, n_steps, settings), None)
 
 
 @torch.no_grad()

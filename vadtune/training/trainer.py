@@ -13,6 +13,7 @@ from vadtune.errors import Diverged
 from vadtune.models.base import Model, TrainingPosteriors
 from vadtune.models.latents import column_means
 from vadtune.training.config import TrialConfig
+from vadtune.training.device import fitting_threads
 from vadtune.training.optimizers import SGD, AdamW, Optimizer
 from vadtune.training.schedules import Plateau, cosine, one_cycle
 
@@ -59,7 +60,7 @@ class Trainer:
         order = torch.randperm(n_rows, generator=self.rng, device=self.rng.device)
         n_batches = math.ceil(n_rows / size)
         total = torch.zeros((), device=self.rng.device)
-        with self._seeded_dropout():
+        with self._seeded_dropout(), fitting_threads(self.model, min(size, n_rows)):
             for number, index in enumerate(order.split(size)):
                 progress = (self.epoch + number / n_batches) / self.settings.n_epochs
                 total += self._step(index, self._factor(progress))
