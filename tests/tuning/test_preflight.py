@@ -14,6 +14,7 @@ from vadtune.errors import ConfigError
 from vadtune.tuning.autoscaling import WorkerType, read_types, worker_types
 from vadtune.tuning.cluster import Cluster, ClusterLost, Watchdog, shipment
 from vadtune.tuning.preflight import (
+    ask_nodes,
     check_folder,
     check_local_cpus,
     check_resources,
@@ -319,3 +320,16 @@ def test_what_a_killed_search_was_writing_is_cleared_and_nothing_else(tmp_path):
     assert {path.name for path in run.iterdir()} == kept
     assert not list((run / "top").iterdir())
     assert (elsewhere / "chapter1").exists()
+
+
+@pytest.mark.cluster
+def test_a_node_that_went_away_meanwhile_is_not_waited_for(cluster, tmp_path):
+    assert cluster.is_ready(60)
+    import ray
+
+    storage = open_storage(str(tmp_path))
+    storage.write("probe", b"probe")
+    gone = {"NodeID": "0f" * 28, "NodeManagerAddress": "gone"}
+    answers = ask_nodes(storage, "probe", [gone, *ray.nodes()])
+    assert "gone" not in answers
+    assert [problem for _, problem in answers.values()] == [""]

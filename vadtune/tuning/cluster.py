@@ -114,11 +114,12 @@ class Cluster:
         It is waited for: if an object of Ray's dies in another thread meanwhile, Ray ends this process. Only whoever is
         interrupted before a cluster has answered does not wait for it.
         """
-        self._over.set()
         if self.address is not None and self._thread.is_alive() and not self._ready.done():
             self.abandon(INTERRUPTED)
         elif self._thread.is_alive():
+            # First, and not beside the thread that ends Ray: what is collected here may be objects of Ray's.
             gc.collect()
+            self._over.set()
             self._thread.join()
             take_back_sigterm()
 

@@ -175,21 +175,30 @@ def ask_nodes(storage: Storage, probe: str, nodes: list[dict[str, Any]]) -> Answ
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     inspect = ray.remote(num_cpus=0, max_retries=0)(inspect_node)
-    asked = {
-        node["NodeManagerAddress"]: inspect.options(
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        ).remote(node["NodeManagerAddress"], storage, probe)
+    asked = [
+        inspect.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
+            node["NodeManagerAddress"], storage, probe
+        )
         for node in nodes
-    }
+    ]
     answers: Answers = {}
-    for name, answer in asked.items():
+    for node, answer in zip(nodes, asked, strict=True):
+        name = node["NodeManagerAddress"]
         try:
             answers[name] = ray.get(answer, timeout=60)
         except ray.exceptions.RayError as error:
+            if not _is_alive(node["NodeID"]):
+                continue  # it went away meanwhile: no trial will run there
             said = str(error).strip().splitlines()[-1]
             hint = "Install vadtune on all nodes, or send this one's with --ship-code."
             answers[name] = ({}, f"{name} runs nothing of vadtune ({said}). {hint}")
     return answers
+
+
+def _is_alive(node_id: str) -> bool:
+    import ray
+
+    return any(node["Alive"] for node in ray.nodes() if node["NodeID"] == node_id)  # type: ignore[no-untyped-call]
 
 
 def inspect_node(name: str, storage: Storage, probe: str) -> tuple[dict[str, str], str]:
