@@ -246,7 +246,7 @@ def to_arrays(table: Table) -> dict[str, npt.NDArray[Any]]:
     """The arrays that `from_arrays` reads; images without holes become uint8 if nothing is lost by it.
 
     Raises:
-        DataError: A column holds text or dates, or there is a NUL in its name, which HDF5 does not keep.
+        DataError: A column holds text or dates, or its name a NUL: HDF5 takes none, numpy drops one at the end.
     """
     for column in table.columns:
         problem = "is no number" if column.levels or column.kind == "date" else ""
