@@ -132,16 +132,17 @@ def run(command: Callable[[list[str]], int | None]) -> NoReturn:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, _leave)
         say("interrupted")
-        # Once Python takes itself apart it puts the signals' own effect back: an interrupt then would change the code.
-        atexit._run_exitfuncs()
-        with contextlib.suppress(BrokenPipeError):
-            sys.stdout.flush()
-        os._exit(INTERRUPTED)
+        status = INTERRUPTED
     except BrokenPipeError:
         # Whoever read our output has gone, as `| head` does; there is nobody left to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 0
-    sys.exit(status or 0)
+    # To take torch, Ray and plotly apart would take Python more than a second; and it puts the signals' own effect back
+    # first, by which an interrupt would change the code.
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(BrokenPipeError):
+            stream.flush()
+    os._exit(status or 0)
 
 
 def _terminated(number: int, frame: object) -> NoReturn:  # noqa: ARG001

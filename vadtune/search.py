@@ -1,12 +1,14 @@
 """`python -m vadtune.search`: find the best imputation model for a table with missing values."""
 
 import argparse
+import importlib
 import shlex
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from vadtune import cli
 from vadtune.errors import ConfigError, NoUsableTrial
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from vadtune.data.problem import Problem
     from vadtune.tuning.cluster import Cluster
     from vadtune.tuning.conclude import Winner
+    from vadtune.tuning.progress import Snapshot
     from vadtune.tuning.runner import Outcome, Plan
     from vadtune.tuning.space import Space
 
@@ -93,13 +96,15 @@ def search(args: argparse.Namespace, command: str) -> int:
 def _cluster(args: argparse.Namespace) -> "Cluster":
     """The cluster to search on; starts as it is entered."""
     from vadtune.tuning.cluster import Cluster, shipment
-    from vadtune.tuning.preflight import check_local_cpus
+    from vadtune.tuning.preflight import check_local_cpus, fills_machine
     from vadtune.tuning.trackers import check_installed
 
     if args.address is None:
         check_local_cpus(args.cpus_per_trial)
     check_installed(_trackers(args))
-    return Cluster(args.address, shipment(with_code=args.ship_code) if args.address is not None else None)
+    environment = shipment(with_code=args.ship_code) if args.address is not None else None
+    one_each = fills_machine(args.trials, args.concurrent, args.cpus_per_trial, args.gpus_per_trial or 0.0)
+    return Cluster(args.address, environment, one_each=one_each)
 
 
 def _search(
@@ -250,16 +255,42 @@ def _baselines(problem: "Problem") -> Iterator[Any]:
 
 
 def _run(plan: "Plan", problem: "Problem", cluster: "Cluster") -> "Outcome":
-    from vadtune.console import Console
     from vadtune.tuning.runner import run_search
     from vadtune.tuning.trial_runs import TrialData, TrialRuns
 
-    console = Console()
     data = TrialData(problem.splits.train.rows, problem.splits.validation)
-    try:
-        return run_search(plan, data, TrialRuns(), console, cluster)
-    finally:
-        console.close()
+    with _Watcher() as watcher:
+        return run_search(plan, data, TrialRuns(), watcher, cluster)
+
+
+class _Watcher:
+    """Shows the search on the console, and loads what draws the report while the last trials leave a CPU idle: 2 s."""
+
+    def __init__(self) -> None:
+        from vadtune.console import Console
+
+        self.console = Console()
+        self.loading = threading.Thread(target=importlib.import_module, args=("vadtune.report.page",), daemon=True)
+        self.most_at_once = 0
+
+    def update(self, snapshot: "Snapshot") -> None:
+        """Show the state."""
+        self.console.update(snapshot)
+        n_running = len(snapshot.running)
+        self.most_at_once = max(self.most_at_once, n_running)
+        n_begun = snapshot.complete + snapshot.pruned + snapshot.failed + n_running
+        is_last = snapshot.n_trials is not None and n_begun >= snapshot.n_trials
+        if is_last and n_running < self.most_at_once and self.loading.ident is None:
+            self.loading.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.console.close()
+        if self.loading.ident is not None:
+            # Nothing else may happen while Ray ends: garbage of Ray's that a thread collects then ends this process.
+            self.loading.join()
 
 
 def _refit(winner: "Winner", problem: "Problem", device: str, *, asked: bool | None) -> "Winner":

@@ -7,11 +7,12 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.datasets import load_breast_cancer
 
-from vadtune.data.datasets import NAMES, load, read_idx
+from vadtune.data.datasets import NAMES, TABLES, load, read_idx
 from vadtune.data.declared import Declared
 from vadtune.data.fetch import fetch
-from vadtune.data.make_digits import make_digits
+from vadtune.data.make_shipped import make_digits, make_tables
 from vadtune.data.synthetic import landmarks, synthetic
 from vadtune.errors import ConfigError, DataError
 
@@ -61,6 +62,21 @@ def test_the_shipped_digits_are_what_the_script_makes(tmp_path):
     make_digits(tmp_path / "digits.npz")
     assert load(str(tmp_path / "digits.npz")).sha256 == load("mnist", data_dir=tmp_path).sha256
     assert "5,000 digits shipped" in load("mnist", data_dir=tmp_path).source
+
+
+def test_the_shipped_tables_are_what_the_script_makes(tmp_path):
+    make_tables(tmp_path / "tables.npz")
+    with np.load(tmp_path / "tables.npz") as made, np.load(TABLES) as shipped:
+        assert set(made) == set(shipped)
+        for name in made:
+            np.testing.assert_array_equal(made[name], shipped[name])
+
+
+def test_a_shipped_table_is_that_of_scikit_learn(tmp_path):
+    bunch, table = load_breast_cancer(), load("breast_cancer", data_dir=tmp_path)
+    np.testing.assert_array_equal(table.values, bunch.data)
+    assert [column.name for column in table.columns] == list(bunch.feature_names)
+    assert table.labels.tolist() == bunch.target.tolist()
 
 
 @pytest.mark.parametrize("packed", [False, True])

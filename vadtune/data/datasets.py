@@ -19,7 +19,8 @@ from vadtune.data.tables import Column, IntArray, Table, from_arrays, image_tabl
 from vadtune.errors import ConfigError, DataError
 from vadtune.settings import nearest, parse, parse_assignments
 
-DIGITS = Path(__file__).with_name("digits.npz")
+# Made by `make_shipped`.
+DIGITS, TABLES = (Path(__file__).with_name(name) for name in ("digits.npz", "tables.npz"))
 
 
 def load(dataset: str, *, data_dir: Path = Path("data"), declared: Declared | None = None) -> Table:
@@ -208,42 +209,39 @@ def read_idx(path: Path, n_dims: int) -> npt.NDArray[np.uint8]:
 
 def _digits(data_dir: Path) -> Table:
     """Handwritten digits of scikit-learn, 1,797 images of 8 x 8 pixels."""
-    from sklearn.datasets import load_digits
-
     del data_dir
-    bunch = load_digits()
-    return image_table(bunch.images.astype(np.uint8), bunch.target, "digits", "scikit-learn's load_digits", white=16)
+    values, _, labels = _shipped("digits")
+    return image_table(values.reshape(-1, 8, 8), labels, "digits", "scikit-learn's load_digits", white=16)
 
 
 def _breast_cancer(data_dir: Path) -> Table:
     """Cell nuclei of 569 tumours, 30 measurements (scikit-learn)."""
-    from sklearn.datasets import load_breast_cancer
-
     del data_dir
-    return _from_bunch(load_breast_cancer(), "breast_cancer")
+    return _shipped_table("breast_cancer")
 
 
 def _wine(data_dir: Path) -> Table:
     """Chemistry of 178 wines, 13 measurements (scikit-learn)."""
-    from sklearn.datasets import load_wine
-
     del data_dir
-    return _from_bunch(load_wine(), "wine")
+    return _shipped_table("wine")
 
 
 def _diabetes(data_dir: Path) -> Table:
     """442 patients, 10 measurements in original units (scikit-learn)."""
-    from sklearn.datasets import load_diabetes
-
     del data_dir
-    return _from_bunch(load_diabetes(scaled=False), "diabetes")
+    return _shipped_table("diabetes")
 
 
-def _from_bunch(bunch: Any, name: str) -> Table:
-    is_class = bunch.target.dtype.kind in "iu"
-    labels: IntArray | None = bunch.target.astype(np.int64) if is_class else None
-    columns = _numeric_columns([str(column) for column in bunch.feature_names])
-    return Table(name, f"scikit-learn's load_{name}", bunch.data.astype(np.float64), columns, labels=labels)
+def _shipped_table(name: str) -> Table:
+    values, columns, labels = _shipped(name)
+    return Table(name, f"scikit-learn's load_{name}", values, _numeric_columns(columns), labels=labels)
+
+
+def _shipped(name: str) -> tuple[npt.NDArray[Any], list[str], IntArray | None]:
+    """Values, names of columns and, where rows have one, the class of each."""
+    with np.load(TABLES) as arrays:
+        labels = arrays[f"{name}.labels"].astype(np.int64) if f"{name}.labels" in arrays else None
+        return arrays[f"{name}.values"], arrays[f"{name}.columns"].tolist(), labels
 
 
 def _numeric_columns(names: list[str]) -> tuple[Column, ...]:

@@ -1,4 +1,4 @@
-"""Baselines at work beside a search: each in a process of its own, one thread, within a time limit."""
+"""Baselines at work beside a search: each in a process of its own, with one thread, low priority and a time limit."""
 
 import os
 import shutil
@@ -31,13 +31,17 @@ ONE_THREAD = dict.fromkeys(
 )
 
 
+# Trials first: against one of them a baseline gets a tenth of a core, so that those of a small table end beside them.
+NICENESS = 10
+
+
 @dataclass(frozen=True, eq=False)
 class BaselineResult:
     """What became of one baseline.
 
     Attributes:
         x_hat: All cells of the test rows, `(N, D)` float32, scaled; None when it failed.
-        seconds: Its own working time; what it had used when it failed.
+        seconds: Of a CPU; the limit where that was used up, 0 where it failed.
         failure: None, or why there is no result, such as `did not finish in 30 s`.
     """
 
@@ -51,7 +55,7 @@ def run_baselines(splits: Splits, time_limit_s: float, names: Iterable[str] = BA
 
     Args:
         splits: Only what is observed is read of it, and the validation truth; never the test truth.
-        time_limit_s: Wall time for each baseline, its process's start included.
+        time_limit_s: CPU time for each baseline, its process's start included; and how long is waited for any.
         names: Which of `BASELINES`.
 
     Raises:
@@ -64,8 +68,9 @@ def run_baselines(splits: Splits, time_limit_s: float, names: Iterable[str] = BA
 class RunningBaselines:
     """Baselines in the background: started here, asked for by `results`, ended by `close` or by leaving a `with`.
 
-    They are fresh interpreters, not forks: nothing of the caller's Ray, torch or threads is in them, and a limit
-    that has passed ends them in the middle of any computation. They end by themselves when nobody is left to ask.
+    Beside a busy search they come on slowly: their limit is of CPU time, and of the time that `results` waits. They are
+    fresh interpreters, not forks: nothing of the caller's Ray, torch or threads is in them, and a limit that has passed
+    ends them in the middle of any computation. They end by themselves when nobody is left to ask.
     """
 
     def __init__(self, splits: Splits, time_limit_s: float, names: Iterable[str] = BASELINES) -> None:
@@ -81,12 +86,12 @@ class RunningBaselines:
         self._refusals = _refusals(names, splits.test.rows.x.shape[1])
         self._codec = splits.codec
         _write_seen(self._path / INPUT, splits)
-        self._start = time.monotonic()
         self._processes = {name: self._spawn(name) for name in names if name not in self._refusals}
 
     def results(self) -> dict[str, BaselineResult]:
         """Wait until every baseline has finished or used up its time."""
-        return {name: self._result(name) for name in self._names}
+        until = time.monotonic() + self._limit_s
+        return {name: self._result(name, until) for name in self._names}
 
     def close(self) -> None:
         """End what still runs and remove its files."""
@@ -108,31 +113,36 @@ class RunningBaselines:
         command = [sys.executable, "-P", "-W", "ignore", "-m", baseline_methods.__name__]
         environment = {**os.environ, **ONE_THREAD, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
         with (self._path / f"{name}.log").open("wb") as log:
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 [*command, name, str(self._path), str(self._limit_s)],
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=log,
-                start_new_session=True,  # Ctrl-C is for the search, which then asks for what there is
+                # Ctrl-C is for the search, which then asks for what there is. A session of their own would give them as
+                # large a share of the CPUs as the search has, whatever their priority (Linux's autogroups).
+                process_group=0,
             )
+        # Not by itself: what it imports first is a third of its work.
+        os.setpriority(os.PRIO_PROCESS, process.pid, NICENESS)
+        return process
 
-    def _result(self, name: str) -> BaselineResult:
+    def _result(self, name: str, until: float) -> BaselineResult:
         if name in self._refusals:
             return BaselineResult(None, 0.0, self._refusals[name])
         process = self._processes[name]
         try:
-            status = process.wait(timeout=max(self._start + self._limit_s - time.monotonic(), 0))
+            status = process.wait(timeout=max(until - time.monotonic(), 0))
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-            status = -signal.SIGALRM
+            status = -signal.SIGPROF
         if status == 0:
             with np.load(self._path / f"{name}.npz") as arrays:
                 return BaselineResult(self._codec.decode(arrays["x_hat"]), float(arrays["seconds"]))
-        if status == -signal.SIGALRM:
+        if status == -signal.SIGPROF:
             return BaselineResult(None, self._limit_s, f"did not finish in {self._limit_s:g} s")
-        return BaselineResult(None, min(time.monotonic() - self._start, self._limit_s), self._reason(name, status))
+        return BaselineResult(None, 0.0, self._reason(name, status))
 
     def _reason(self, name: str, status: int) -> str:
         if status < 0:

@@ -87,6 +87,13 @@ def check_local_cpus(cpus_per_trial: float) -> None:
         raise ConfigError(f"--cpus-per-trial {cpus_per_trial:g}: this machine has {n_cpus} CPUs. Ask for fewer.")
 
 
+def fills_machine(n_trials: int | None, concurrent: int | None, cpus_per_trial: float, gpus_per_trial: float) -> bool:
+    """Whether each CPU of this machine will have a trial of its own."""
+    n_cpus = os.cpu_count() or 1
+    most = min((n for n in (n_trials, concurrent) if n is not None), default=n_cpus)
+    return most >= n_cpus and cpus_per_trial == 1 and not gpus_per_trial
+
+
 def check_resources(
     nodes: list[dict[str, Any]],
     cpus_per_trial: float,

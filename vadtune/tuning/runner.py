@@ -14,7 +14,7 @@ from vadtune.tuning.cluster import Cluster, ClusterLost, Watchdog, interrupt_mai
 from vadtune.tuning.database import StudyLost, database_errors, first_line
 from vadtune.tuning.lock import locked
 from vadtune.tuning.plan import Outcome, Plan
-from vadtune.tuning.preflight import check_folder, check_local_cpus, clear_leftovers
+from vadtune.tuning.preflight import check_folder, check_local_cpus, clear_leftovers, fills_machine
 from vadtune.tuning.progress import Progress, Silent
 from vadtune.tuning.runs import Job, RunFactory
 from vadtune.tuning.schedulers import report_epochs
@@ -130,15 +130,19 @@ def _uncounted() -> Iterator[None]:
 
 @contextmanager
 def _hushed() -> Iterator[None]:
-    """Keep Ray from sending AWS keys with each trial: they would lie open in its store, its dashboard and its logs."""
+    """Keep Ray from sending an environment with each trial: its workers have ours, see `cluster`.
+
+    AWS keys in it would lie open in its store, its dashboard and its logs; and a trial that brings none can have a
+    worker that was started before the driver had anything to run.
+    """
     from ray.tune.execution import class_cache
 
-    sent = class_cache.ENV_VARS_TO_PROPAGATE
-    class_cache.ENV_VARS_TO_PROPAGATE = {name for name in sent if not name.startswith("AWS_")}
+    kept = class_cache.ENV_VARS_TO_PROPAGATE, class_cache.DEFAULT_ENV_VARS
+    class_cache.ENV_VARS_TO_PROPAGATE, class_cache.DEFAULT_ENV_VARS = set(), {}
     try:
         yield
     finally:
-        class_cache.ENV_VARS_TO_PROPAGATE = sent
+        class_cache.ENV_VARS_TO_PROPAGATE, class_cache.DEFAULT_ENV_VARS = kept
 
 
 def _trackers(session: Session) -> list[Any]:
@@ -168,7 +172,8 @@ def _running(cluster: Cluster | None, plan: Plan) -> Iterator[Cluster]:
         yield cluster
         return
     check_local_cpus(plan.cpus_per_trial)
-    with Cluster() as own:
+    one_each = fills_machine(plan.n_trials, plan.concurrent, plan.cpus_per_trial, plan.gpus_per_trial)
+    with Cluster(one_each=one_each) as own:
         yield own
 
 

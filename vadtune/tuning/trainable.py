@@ -30,6 +30,8 @@ class Trainable(tune.Trainable):
         """Begin the first trial of this process."""
         assert job is not None
         self.data, self.job = data, job
+        # What was imported stays: to look through it after every trial would take 0.15 s.
+        gc.freeze()
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:

@@ -24,7 +24,7 @@ from vadtune.training.device import resolve_device
 from vadtune.tuning.cluster import Cluster
 from vadtune.tuning.conclude import evaluation_arrays, refit, write_arrays, write_json
 from vadtune.tuning.ensemble import export_best, n_kept
-from vadtune.tuning.preflight import check_folder
+from vadtune.tuning.preflight import check_folder, fills_machine
 from vadtune.tuning.record import begin, describe_run, summarise
 from vadtune.tuning.runner import Plan, run_search
 from vadtune.tuning.samplers import Sampler
@@ -93,7 +93,8 @@ def search_and_refit(settings: SearchSettings, table: Table) -> Found:
     logger.info(
         "run folder: %s; watch it: python -m vadtune.report %s --live", plan.folder, shlex.quote(str(plan.folder))
     )
-    with Cluster(settings.address) as cluster:
+    one_each = fills_machine(plan.n_trials, plan.concurrent, plan.cpus_per_trial, plan.gpus_per_trial)
+    with Cluster(settings.address, one_each=one_each) as cluster:
         begin(plan.folder, describe_run("vadtune.SearchImputer", plan, problem), resume=False)
         data = TrialData(problem.splits.train.rows, problem.splits.validation)
         outcome = run_search(plan, data, TrialRuns(), cluster=cluster)
