@@ -121,8 +121,10 @@ def _search(
     from vadtune.tuning.lock import locked
     from vadtune.tuning.preflight import check_folder
     from vadtune.tuning.record import begin, describe_run, rounded, summarise
+    from vadtune.tuning.space import for_columns
 
-    plan = make_plan(args, folder, *resolve_space(args, is_image=problem.table.image_shape is not None))
+    space, sampler, scheduler = resolve_space(args, is_image=problem.table.image_shape is not None)
+    plan = make_plan(args, folder, for_columns(space, problem.splits.codec), sampler, scheduler)
     _warn_of_strangers(args, folder)
     check_folder(folder)
     with locked(folder):

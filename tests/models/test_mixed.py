@@ -12,8 +12,9 @@ from tests.models.examples import normal
 from vadtune.data.codec import Codec
 from vadtune.data.tables import Column
 from vadtune.errors import ConfigError
+from vadtune.models.codes import Thresholds
 from vadtune.models.decoder import DecoderConfig
-from vadtune.models.likelihood import Gaussian, Mixed, NoiseConfig, Thresholds
+from vadtune.models.likelihood import Gaussian, Mixed, NoiseConfig
 from vadtune.models.objective import Batch
 from vadtune.models.vad import VADConfig
 from vadtune.models.vae import VAEConfig
@@ -142,7 +143,7 @@ def test_errors_of_all_pairs_are_those_of_each_pair(kind):
     numbers = torch.from_numpy(X)
     for likelihood, batch, n_outputs in (
         (Mixed(NoiseConfig(kind=kind).build(1), CODEC), batch_of(X), CODEC.n_outputs),
-        (Gaussian(NoiseConfig(kind=kind).build(5)), Batch.of(numbers), 5),
+        (Gaussian(NoiseConfig(kind=kind).build(5), 5), Batch.of(numbers), 5),
     ):
         some = 2 * normal(7, n_outputs)
         expected = torch.stack([likelihood.error(output.expand(len(X), -1), batch) for output in some])

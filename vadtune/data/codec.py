@@ -19,6 +19,8 @@ from vadtune.data.tables import BoolArray, Column, FloatArray, IntArray
 
 Form = Literal["number", "binary", "ordinal", "one_hot"]
 _FORMS: dict[str, Form] = {"boolean": "binary", "ordinal": "ordinal", "categorical": "one_hot"}
+# A number has levels if it takes at most so many values, each some times on average; so many levels in all columns.
+MOST_LEVELS, LEAST_REPEATS, MOST_IN_ALL = 100, 4, 1000
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,8 @@ class Coding:
 
     Attributes:
         form: How a model sees it.
-        codes: Those that were seen, ascending: any other is as good as unknown, and never filled in.
+        codes: Those that were seen, ascending: any other is as good as unknown, and never filled in. Of a number the
+            values it takes, if they are few and repeat themselves; else none.
         low: Smallest value seen, in scaled units.
         high: Largest.
     """
@@ -84,6 +87,14 @@ class Codec:
     def numbers(self) -> IntArray:
         """Which columns are numbers."""
         return self._of("number")
+
+    @cached_property
+    def leveled(self) -> IntArray:
+        """Which of the numbers have levels: their places among the E, those of the fewest levels before too many."""
+        places = [place for place, j in enumerate(self.numbers) if len(self.columns[j].codes) > 1]
+        places.sort(key=lambda place: len(self.columns[self.numbers[place]].codes))
+        in_all = np.cumsum([len(self.columns[self.numbers[place]].codes) for place in places])
+        return np.sort(np.array(places, dtype=np.intp)[in_all <= MOST_IN_ALL])
 
     @cached_property
     def binaries(self) -> IntArray:
@@ -236,10 +247,19 @@ def _fit(cells: FloatArray, column: Column) -> Coding:
     form = _FORMS.get(column.kind, "number")
     known = cells[~np.isnan(cells)].astype(np.float64)
     low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 0.0)
-    if form in ("number", "binary"):
+    if form == "number":
+        return Coding(form, _levels(known), low, high)
+    if form == "binary":
         return Coding(form, (), low, high)
     # Something must be filled in where nothing was seen.
     return Coding(form, tuple(np.unique(known).tolist() or [0.0]), low, high)
+
+
+def _levels(known: Float64Array) -> tuple[float, ...]:
+    """The values of a number, if they are few and repeat themselves."""
+    values = np.unique(known)
+    is_few = 1 < len(values) <= min(MOST_LEVELS, len(known) / LEAST_REPEATS)
+    return tuple(values.tolist()) if is_few else ()
 
 
 def _mean(each: Float64Array) -> float | None:

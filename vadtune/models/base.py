@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from vadtune.data.codec import Codec
 from vadtune.errors import ConfigError
-from vadtune.models.decoder import AnyDecoderConfig, Decoder, MLPDecoder
+from vadtune.models.decoder import AnyDecoderConfig, Decoder, DecoderConfig
+from vadtune.models.levels import Leveled
 from vadtune.models.likelihood import Gaussian, Likelihood, Mixed, Noise, NoiseConfig
 from vadtune.models.objective import Batch, Posterior
 
@@ -35,18 +36,34 @@ class Parts:
     codec: Codec
 
     @classmethod
-    def build(cls, decoder: AnyDecoderConfig, latent_dim: int, noise: NoiseConfig, codec: Codec) -> "Parts":
-        """Make a decoder of the codec's E outputs, with fresh weights, and the likelihood that reads them.
+    def build(
+        cls, decoder: AnyDecoderConfig, latent_dim: int, noise: NoiseConfig, codec: Codec, *, levels: bool
+    ) -> "Parts":
+        """Make the likelihood of a codec's columns, and a decoder of the outputs that it reads, with fresh weights.
+
+        Args:
+            decoder: Settings.
+            latent_dim: L.
+            noise: Settings of the numbers' noise.
+            codec: The columns.
+            levels: Whether numbers of few values are taken as levels.
 
         Raises:
-            ConfigError: The decoder is not one for columns of codes.
+            ConfigError: The decoder is not one for columns of codes, or of levels.
         """
-        built = decoder.build(latent_dim, codec.n_outputs)
+        likelihood: Likelihood
         if codec.is_plain:
-            return cls(built, Gaussian(noise.build(codec.n_outputs)), codec)
-        if not isinstance(built, MLPDecoder) or built.bounded:
-            raise ConfigError("model.decoder: 'projective' and output 'sigmoid' are for numbers, and there are codes.")
-        return cls(built, Mixed(noise.build(codec.numbers.size), codec), codec)
+            likelihood = Gaussian(noise.build(codec.n_outputs), codec.n_outputs)
+        else:
+            likelihood = Mixed(noise.build(codec.numbers.size), codec)
+        if levels and codec.leveled.size:
+            likelihood = Leveled(likelihood, codec)
+        is_free = isinstance(decoder, DecoderConfig) and decoder.output == "identity"
+        if not (is_free or isinstance(likelihood, Gaussian)):
+            raise ConfigError(
+                "model.decoder: 'projective' and output 'sigmoid' are for numbers, and there are codes or levels."
+            )
+        return cls(decoder.build(latent_dim, likelihood.n_outputs), likelihood, codec)
 
 
 class Model(nn.Module, ABC):

@@ -27,7 +27,7 @@ from vadtune.settings import Settings
 
 
 class VADConfig(Settings):
-    """Auto-decoder: a posterior per row, no encoder (Zadeh et al. 2019, arXiv:1903.00840)."""
+    """Auto-decoder: a posterior per row, no encoder (Zadeh et al. 2019, arXiv:1903.00840); `levels`: see there."""
 
     kind: Literal["vad"] = "vad"
     latent_dim: int = Field(32, ge=1)
@@ -39,6 +39,7 @@ class VADConfig(Settings):
     inference_start: InferenceStart = "importance"
     decoder: AnyDecoderConfig = DecoderConfig()
     noise: NoiseConfig = NoiseConfig()
+    levels: bool = False
 
     def build(self, columns: int | Codec) -> "VAD":
         """Make a VAD with fresh weights from torch's global generator; of so many numbers, or of any columns."""
@@ -51,7 +52,8 @@ class VAD(Model):
     latent_log_var: Float[Tensor, " L"]
 
     def __init__(self, config: VADConfig, codec: Codec) -> None:
-        super().__init__(Parts.build(config.decoder, config.latent_dim, config.noise, codec), config.kl_weight)
+        parts = Parts.build(config.decoder, config.latent_dim, config.noise, codec, levels=config.levels)
+        super().__init__(parts, config.kl_weight)
         self.config = config
         self.beginning = STARTS[config.inference_start](config.latent_dim, codec.n_outputs)
         if config.posterior != "point":

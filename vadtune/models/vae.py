@@ -33,6 +33,7 @@ class VAEConfig(Settings):
     encoder: MLPSettings = MLPSettings()
     decoder: AnyDecoderConfig = DecoderConfig()
     noise: NoiseConfig = NoiseConfig()
+    levels: bool = False
 
     def build(self, columns: int | Codec) -> "VAE":
         """Make a VAE with fresh weights from torch's global generator; of so many numbers, or of any columns."""
@@ -43,7 +44,8 @@ class VAE(Model):
     """A decoder whose rows are given their posteriors by an encoder."""
 
     def __init__(self, config: VAEConfig, codec: Codec) -> None:
-        super().__init__(Parts.build(config.decoder, config.latent_dim, config.noise, codec), config.kl_weight)
+        parts = Parts.build(config.decoder, config.latent_dim, config.noise, codec, levels=config.levels)
+        super().__init__(parts, config.kl_weight)
         self.config = config
         self.encoder = mlp(2 * codec.n_outputs, 2 * config.latent_dim, config.encoder)
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from vadtune.errors import ConfigError
 from vadtune.models.decoder import Decoder, ProjectiveDecoder
+from vadtune.models.likelihood import Gaussian
 from vadtune.training.artifact import Artifact, write_sums
 
 # Differences of the decoder make the slopes of its outputs: the smaller the step, the more digits they cost.
@@ -138,6 +139,11 @@ def _program(artifact: Artifact, dtype: torch.dtype) -> torch.export.ExportedPro
         raise ConfigError(
             "--format torch and onnx are for tables of numbers, and this one has categories or logarithms. Take "
             "--format safetensors, which vadtune.impute and VADImputer.from_artifact read."
+        )
+    if not isinstance(artifact.model.likelihood, Gaussian):
+        raise ConfigError(
+            "--format torch and onnx are for models of plain numbers, and this one takes some as levels. Search with "
+            "--set model.levels=false, or take --format safetensors."
         )
     example = torch.zeros(2, artifact.config.model.latent_dim, dtype=dtype)
     decoder = copy.deepcopy(artifact.model.decoder).to("cpu", dtype).eval()

@@ -143,17 +143,19 @@ class Spread:
     def __init__(self, model: Model, mean: Float[Tensor, "N L"], batch_size: int, temperature: float) -> None:
         self.model, self.batch_size, self.temperature = model, batch_size, temperature
         self.best = model.batch(self._each(mean, model.estimate))
-        self.center, _ = self._look(mean)
+        self.center, _, _ = self._look(mean)
         self.total, self.squares = np.zeros(self.center.shape), np.zeros(self.center.shape)
+        self.noise_var: FloatArray | float = 0.0
         self.right: FloatArray | float = 0.0
         self.n = 0
 
     def add(self, z: Float[Tensor, "N L"]) -> None:
         """Add a draw of every row."""
-        numbers, right = self._look(z)
+        numbers, noise_var, right = self._look(z)
         error = numbers - self.center
         self.total += error
         self.squares += np.square(error)
+        self.noise_var = self.noise_var + noise_var
         self.right = self.right + right
         self.n += 1
 
@@ -161,19 +163,18 @@ class Spread:
         """`(N, D)`; what `std_of_cells` begins with."""
         codec = self.model.codec
         variance = (self.squares - self.total**2 / self.n) / (self.n - 1)
-        noise_var = torch.exp(self.model.noise.log_var()).cpu().numpy()
         std = np.zeros((len(self.total), len(codec.columns)))
-        std[:, codec.numbers] = np.sqrt(np.maximum(variance, 0) + noise_var)
+        std[:, codec.numbers] = np.sqrt(np.maximum(variance, 0) + self.noise_var / self.n)
         # Never 0, which is for known cells: float32 tells no smaller chances.
         std[:, codec.coded] = np.clip(1 - self.right / self.n, np.finfo(np.float32).eps, 1)
         return std
 
-    def _look(self, z: Float[Tensor, "N L"]) -> tuple[FloatArray, FloatArray]:
-        """The numbers at the latents, and the chances of the best codes there."""
-        outputs = self._each(z, self.model.decoder)
-        numbers: FloatArray = outputs[:, : self.model.codec.numbers.size].cpu().numpy()
-        right: FloatArray = self.model.likelihood.chances(outputs, self.best, self.temperature).cpu().numpy()
-        return numbers, right
+    def _look(self, z: Float[Tensor, "N L"]) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """The numbers at the latents, the variance of their noise, and the chances of the best codes there."""
+        outputs, likelihood = self._each(z, self.model.decoder), self.model.likelihood
+        numbers = likelihood.expect(outputs)[:, : self.model.codec.numbers.size]
+        right = likelihood.chances(outputs, self.best, self.temperature)
+        return numbers.cpu().numpy(), likelihood.number_variance(outputs).cpu().numpy(), right.cpu().numpy()
 
     def _each(self, z: Float[Tensor, "N L"], function: Callable[[Tensor], Tensor]) -> Tensor:
         return torch.cat([function(part) for part in z.split(self.batch_size)])

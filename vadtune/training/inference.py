@@ -160,7 +160,7 @@ def with_curvature(model: Model, x: Float[Tensor, "N D"], posterior: Posterior) 
     rng = torch.Generator().manual_seed(0)
     curvature = torch.zeros_like(posterior.mean)
     for _ in range(N_PROBES):
-        signs = torch.randint(0, 2, (batch.x.shape[1],), generator=rng).to(posterior.mean) * 2 - 1
+        signs = torch.randint(0, 2, (model.likelihood.n_outputs,), generator=rng).to(posterior.mean) * 2 - 1
         mean = posterior.mean.detach().requires_grad_()
         with torch.enable_grad():
             outputs = model.decoder(mean)

@@ -13,6 +13,7 @@ from typing import Any
 
 import optuna
 
+from vadtune.data.codec import Codec
 from vadtune.errors import ConfigError
 from vadtune.settings import Nested, Settings, flatten, nearest, parse, read_toml, set_path, unflatten
 from vadtune.tuning.leaves import LEAF_KEYS, Fixed, Leaf, Params, is_one_of, leaf_class
@@ -52,6 +53,14 @@ class Space:
             if leaf.applies(values):
                 values[path] = leaf.suggest(trial, path)
         return self._drawn(values)
+
+    def settle(self, path: str, value: Any) -> "Space":
+        """The space in which one of its settings, if it is one, has this value; points that become equal stay once."""
+        if path not in self.leaves:
+            return self
+        settled = Space({**self.leaves, path: Fixed(value=value)})
+        points = [_fitting(point, settled) for point in self.first]
+        return Space(settled.leaves, tuple(p for n, p in enumerate(points) if p not in points[:n]))
 
     def holds_first(self, params: Params) -> bool:
         """Whether params are those of a first point, which may leave some of them open, but not all."""
@@ -158,6 +167,11 @@ def make_space(nested: Nested, config_class: type[Settings], source: str, overri
 def default_space(model: str, *, is_image: bool) -> str:
     """The name of the space of a model for images or for tables."""
     return f"{model}_{'images' if is_image else 'tables'}"
+
+
+def for_columns(space: Space, codec: Codec) -> Space:
+    """The space without what says nothing of such columns: whether numbers are levels, where none has any."""
+    return space if codec.leveled.size else space.settle("model.levels", value=False)
 
 
 def find_space(name_or_path: str) -> Path:

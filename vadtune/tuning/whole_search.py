@@ -29,7 +29,7 @@ from vadtune.tuning.record import begin, describe_run, summarise
 from vadtune.tuning.runner import Plan, run_search
 from vadtune.tuning.samplers import Sampler
 from vadtune.tuning.schedulers import Scheduler
-from vadtune.tuning.space import Space, default_space, find_space, load_space, make_space
+from vadtune.tuning.space import Space, default_space, find_space, for_columns, load_space, make_space
 from vadtune.tuning.trial_runs import TrialData, TrialRuns
 
 logger = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ def search_and_refit(settings: SearchSettings, table: Table) -> Found:
     began = time.monotonic()
     _check_end(settings)
     problem = _problem(settings, table)
-    plan = _plan(settings, _space(settings))
+    plan = _plan(settings, for_columns(_space(settings), problem.splits.codec))
     logger.info(
         "run folder: %s; watch it: python -m vadtune.report %s --live", plan.folder, shlex.quote(str(plan.folder))
     )
