@@ -56,37 +56,38 @@ class LatentTable(TrainingPosteriors):
         value = torch.cat([mean, torch.full_like(mean, log_var)], 1) if kind == "free" else mean
         self.register_buffer("table", torch.stack([value, torch.zeros_like(value), torch.zeros_like(value)], 1))
         self.register_buffer("n_updates", torch.zeros(len(mean)))
-        self._asked: tuple[Tensor, Tensor] | None = None
+        self._asked: tuple[Tensor, Tensor, Tensor] | None = None
 
     def of(self, index: Int[Tensor, " B"], batch: Batch) -> Posterior:  # noqa: ARG002  an encoder would read the batch
         """Posteriors of the rows `index`, as leaves that collect gradients."""
-        leaf = self.table[index, 0].requires_grad_()
-        self._asked = (index, leaf)
+        state = self.table.index_select(0, index)
+        leaf = state[:, 0].detach().requires_grad_()
+        self._asked = (index, state, leaf)
         return self._posterior(leaf)
 
     @torch.no_grad()
     def update(self, learning_rate: float) -> None:
         """One step for the rows that `of` handed out last, each along the gradient of its own loss."""
         assert self._asked is not None
-        index, leaf = self._asked
+        index, state, leaf = self._asked
         assert leaf.grad is not None
         # The batch's loss is the mean of its rows' losses. Without its size a row's moments would mix gradients of
         # different scales: one visit in a small last batch would slow it down for a hundred visits.
         gradient = leaf.grad * len(leaf)
         self._asked = None
+        value, moment1, moment2 = state.unbind(1)
         if self.optimizer == "sgd":
-            self.table[index, 0] -= learning_rate * gradient
-            return
-        beta1, beta2 = self.BETAS
-        state = self.table[index]
-        count = self.n_updates[index] + 1
-        moment1 = state[:, 1].lerp_(gradient, 1 - beta1)
-        moment2 = state[:, 2].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-        step = (-learning_rate / (1 - beta1**count)).unsqueeze(1) * moment1
-        scale = moment2.div((1 - beta2**count).unsqueeze(1)).sqrt_().add_(self.EPSILON)
-        state[:, 0].addcdiv_(step, scale)
-        self.table[index] = state
-        self.n_updates[index] = count
+            value.sub_(gradient, alpha=learning_rate)
+        else:
+            beta1, beta2 = self.BETAS
+            count = self.n_updates.index_select(0, index).add_(1)
+            moment1.lerp_(gradient, 1 - beta1)
+            moment2.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+            step = (-learning_rate / (1 - beta1**count)).unsqueeze(1) * moment1
+            scale = moment2.div((1 - beta2**count).unsqueeze(1)).sqrt_().add_(self.EPSILON)
+            value.addcdiv_(step, scale)
+            self.n_updates.index_copy_(0, index, count)
+        self.table.index_copy_(0, index, state)
 
     def all(self) -> Posterior:
         """The posteriors of all training rows, without gradients."""

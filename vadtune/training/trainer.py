@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from vadtune.data.codec import Codec
 from vadtune.errors import Diverged
@@ -44,6 +44,7 @@ class Trainer:
         self.posteriors: TrainingPosteriors = self.model.training_posteriors(self.batch, self.rng).to(device)
         self.optimizer = OPTIMIZERS[self.settings.optimizer](self.model.parameters(), self.settings.weight_decay)
         self.plateau = Plateau()
+        self.has_dropout = any(isinstance(module, nn.Dropout) for module in self.model.modules())
         self.epoch = 0
 
     def fit_epoch(self) -> float:
@@ -86,6 +87,9 @@ class Trainer:
     @contextmanager
     def _seeded_dropout(self) -> Iterator[None]:
         """Seed torch's global generator, from which dropout draws, for one epoch; leave it as it was."""
+        if not self.has_dropout:
+            yield
+            return
         with torch.random.fork_rng(devices=[self.rng.device] if self.rng.device.type == "cuda" else []):
             torch.manual_seed((self.rng.initial_seed() + self.epoch) % 2**63)
             yield
