@@ -6,7 +6,7 @@ import shlex
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -132,7 +132,9 @@ def _search(
         _say_begin(problem)
         if args.watched_by is None:
             _say_folder(folder)
-        outcome = _run(plan, problem, cluster)
+        # Trials elsewhere leave the CPUs of this machine to the baselines.
+        with baselines.paused() if args.address is None else nullcontext():
+            outcome = _run(plan, problem, cluster)
         cluster.close()
         is_interrupted = outcome.end == "interrupted"
         if is_interrupted:

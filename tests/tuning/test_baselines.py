@@ -1,7 +1,10 @@
 import dataclasses
+import os
 import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -14,6 +17,7 @@ from vadtune.errors import ConfigError
 from vadtune.tuning.baseline_methods import (
     INPUT,
     METHODS,
+    READY,
     Baseline,
     IterativePca,
     Mean,
@@ -43,6 +47,17 @@ def splits_of(table: Table) -> Splits:
 
 def seen(splits: Splits) -> Seen:
     return Seen(splits.train.rows.x, splits.validation.rows.x, splits.validation.truth, splits.test.rows.x)
+
+
+def wait_until_ready(running: RunningBaselines, name: str) -> None:
+    wait_for(lambda: (running._path / f"{name}{READY}").exists())
+
+
+def wait_for(happens) -> None:
+    until = time.monotonic() + 30
+    while not happens():
+        assert time.monotonic() < until
+        time.sleep(0.01)
 
 
 @pytest.fixture(scope="module")
@@ -155,6 +170,38 @@ def test_a_baseline_ends_itself_when_nobody_asks_for_it(splits: Splits, tmp_path
     np.savez(tmp_path / INPUT, **{field.name: getattr(known, field.name) for field in dataclasses.fields(known)})
     command = [sys.executable, "-m", "vadtune.tuning.baseline_methods", "knn", str(tmp_path), "0.1"]
     assert subprocess.run(command, timeout=30, check=False).returncode == -signal.SIGPROF
+
+
+def test_what_is_paused_rests_and_goes_on(splits: Splits):
+    with RunningBaselines(splits, 60, ["knn"]) as running:
+        wait_until_ready(running, "knn")
+        (child,) = (c for c in psutil.Process().children() if "vadtune.tuning.baseline_methods" in c.cmdline())
+        with running.paused():
+            wait_for(lambda: child.status() == psutil.STATUS_STOPPED)
+            used = child.cpu_times().user
+            time.sleep(0.3)
+            assert child.cpu_times().user == used
+        assert running.results()["knn"].x_hat is not None
+
+
+def test_a_paused_baseline_dies_with_a_killed_search():
+    program = """
+import sys, time
+from tests.tuning.test_baselines import low_rank_table, splits_of, wait_until_ready
+from vadtune.tuning.baselines import RunningBaselines
+
+running = RunningBaselines(splits_of(low_rank_table(200, 40, rank=3)), 60, ["iterative"])
+wait_until_ready(running, "iterative")
+with running.paused():
+    print(running._processes["iterative"].pid, flush=True)
+    time.sleep(60)
+"""
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(Path.cwd())}) as search:
+        assert search.stdout is not None
+        baseline = psutil.Process(int(search.stdout.readline()))
+        search.kill()
+    wait_for(lambda: not baseline.is_running() or baseline.status() == psutil.STATUS_ZOMBIE)
 
 
 def test_leaving_ends_what_still_runs(splits: Splits):

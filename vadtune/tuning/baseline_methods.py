@@ -4,6 +4,7 @@
 and no Ray, and scikit-learn only where a method needs it, so that it stays small beside a search.
 """
 
+import ctypes
 import signal
 import sys
 import time
@@ -19,6 +20,8 @@ from vadtune.data.metrics import rmse
 from vadtune.data.tables import FloatArray
 
 INPUT = "seen.npz"
+READY = ".ready"  # after the name: it will die with whoever started it
+SET_DEATH_SIGNAL = 1  # of Linux's prctl
 
 
 @dataclass(frozen=True, eq=False)
@@ -242,6 +245,8 @@ def main(name: str, folder: Path, time_limit_s: float) -> None:
     """Run one baseline on the arrays in a folder and leave `NAME.npz` there: x_hat and the CPU-seconds it took."""
     # A search that was killed ends nobody: this process ends itself, whatever it is doing.
     signal.setitimer(signal.ITIMER_PROF, time_limit_s)
+    if sys.platform == "linux" and ctypes.CDLL(None).prctl(SET_DEATH_SIGNAL, signal.SIGKILL) == 0:
+        (folder / f"{name}{READY}").touch()
     baseline = next(baseline for baseline in METHODS if baseline.name == name)
     with np.load(folder / INPUT) as arrays:
         seen = Seen(**arrays)

@@ -7,7 +7,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +21,7 @@ from vadtune.data.tables import FloatArray
 from vadtune.errors import ConfigError
 from vadtune.settings import nearest
 from vadtune.tuning import baseline_methods
-from vadtune.tuning.baseline_methods import INPUT, METHODS
+from vadtune.tuning.baseline_methods import INPUT, METHODS, READY
 from vadtune.tuning.scratch import make_scratch
 
 BASELINES: tuple[str, ...] = tuple(method.name for method in METHODS)
@@ -31,7 +32,7 @@ ONE_THREAD = dict.fromkeys(
 )
 
 
-# Trials first: against one of them a baseline gets a tenth of a core, so that those of a small table end beside them.
+# Beside what begins a search a baseline gets a tenth of a core, and all that is idle.
 NICENESS = 10
 
 
@@ -68,9 +69,9 @@ def run_baselines(splits: Splits, time_limit_s: float, names: Iterable[str] = BA
 class RunningBaselines:
     """Baselines in the background: started here, asked for by `results`, ended by `close` or by leaving a `with`.
 
-    Beside a busy search they come on slowly: their limit is of CPU time, and of the time that `results` waits. They are
-    fresh interpreters, not forks: nothing of the caller's Ray, torch or threads is in them, and a limit that has passed
-    ends them in the middle of any computation. They end by themselves when nobody is left to ask.
+    Their limit is of CPU time, and of the time that `results` waits. They are fresh interpreters, not forks: nothing of
+    the caller's Ray, torch or threads is in them, and a limit that has passed ends them in the middle of any
+    computation. They die with the thread that started them (on Linux), or end by themselves at their limit.
     """
 
     def __init__(self, splits: Splits, time_limit_s: float, names: Iterable[str] = BASELINES) -> None:
@@ -92,6 +93,20 @@ class RunningBaselines:
         """Wait until every baseline has finished or used up its time."""
         until = time.monotonic() + self._limit_s
         return {name: self._result(name, until) for name in self._names}
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Let them rest while trials need the CPUs; they go on afterwards, when other CPUs than one are idle again."""
+        # One that is not ready yet would not die with this process.
+        ready = [p for name, p in self._processes.items() if (self._path / f"{name}{READY}").exists()]
+        resting = [process for process in ready if process.poll() is None]
+        for process in resting:
+            process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for process in resting:
+                process.send_signal(signal.SIGCONT)
 
     def close(self) -> None:
         """End what still runs and remove its files."""
