@@ -30,6 +30,7 @@ from vadtune.training.environment import hardware
 
 RESULTS = Path(__file__).with_name("speed.json")
 BREAST_CANCER = Task("breast_cancer", 0.2, 40)
+HUNDRED_TRIALS = Task("breast_cancer", 0.2, 100)
 DIGITS = Task("mnist", 0.5, 20, level=0.125)
 FIVE_TURNS = ("images", "tables", "throughput")
 
@@ -45,12 +46,12 @@ def benchmarks() -> dict[str, Benchmark]:
         "inference": lambda turns: inference(Sizes(1000, 4000, 20, 500), 15, turns),
         "throughput": lambda turns: [throughput(Size(20_480, 784, 64, 512, 2048), 0.6, turns, 2048)],
         "search_optuna": lambda turns: [whole_search("optuna", BREAST_CANCER, 1.5, turns)],
-        "search_ray": lambda turns: [whole_search("ray", BREAST_CANCER, 8, turns)],
+        "search_ray": lambda turns: [whole_search("ray", HUNDRED_TRIALS, 8, turns)],
         "digits_optuna": lambda turns: [whole_search("optuna", DIGITS, 1.5, turns)],
         "digits_ray": lambda turns: [whole_search("ray", DIGITS, 3, turns)],
         "copies": lambda turns: [copies(10**9, 1.1, turns)],
         "overhead_40": lambda turns: [overhead(BREAST_CANCER, 0.1, turns)],
-        "overhead_100": lambda turns: [overhead(Task("breast_cancer", 0.2, 100), 0.1, turns)],
+        "overhead_100": lambda turns: [overhead(HUNDRED_TRIALS, 0.1, turns)],
     }
 
 

@@ -109,6 +109,22 @@ def test_draws_are_levels_and_come_as_often_as_their_chances():
         assert_close((drawn[:, 1] == float(value)).float().mean(), chance, rtol=0, atol=0.02)
 
 
+def test_a_temperature_levels_the_chances():
+    model, batch = built("mixed")
+    outputs = normal(40, model.likelihood.n_outputs)
+    n = model.codec.n_outputs
+    hot = torch.softmax(outputs[:, n : n + 3] / 2, 1)
+    level = torch.from_numpy(np.abs(X[:, 1, None] - RATING).argmin(1))
+    expected = torch.where(batch.observed[:, 1] > 0, hot[torch.arange(40), level], 1.0)
+    chances = model.likelihood.all_chances(outputs, batch, 2.0)
+    assert_close(chances[:, -2], expected)
+    assert_close(chances[:, :-2], model.likelihood.inner.chances(outputs[:, :n], batch, 2.0))
+    mean = hot @ torch.from_numpy(RATING)
+    variance = hot @ torch.from_numpy(RATING).square() - mean.square()
+    assert_close(model.likelihood.number_variance(outputs, 2.0)[:, 1], variance, rtol=1e-4, atol=1e-5)
+    assert model.gaussian.tolist() == [1, 3]  # columns of the table: the city is the first
+
+
 def test_a_value_between_levels_counts_as_the_nearer_one():
     model, _ = built("numbers")
     outputs = normal(1, model.likelihood.n_outputs)

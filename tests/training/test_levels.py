@@ -1,5 +1,8 @@
 """Models of numbers that take few values: what they learn, keep and say of a table of towns."""
 
+import copy
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +15,7 @@ from vadtune.errors import ConfigError
 from vadtune.models.vad import VADConfig
 from vadtune.models.vae import VAEConfig
 from vadtune.training.artifact import load_artifact, save_artifact
-from vadtune.training.calibration import calibration
+from vadtune.training.calibration import calibrated, calibration
 from vadtune.training.config import TrainConfig, TrialConfig
 from vadtune.training.decoder_export import add_torch
 from vadtune.training.fill import Filler
@@ -84,11 +87,21 @@ def test_it_is_scored_and_calibrated_as_numbers_are(problem, leveled):
     assert 0.8 < found["coverage"]["0.95"] <= 1
 
 
+def test_how_sure_it_is_of_levels_is_learned_from_validation_rows(problem, leveled):
+    sharp = replace(leveled, model=copy.deepcopy(leveled.model))
+    with torch.no_grad():
+        last = sharp.model.decoder.network[-1]
+        for parameter in (last.weight, last.bias):
+            parameter[5:] *= 4.0
+    found = calibrated(sharp, problem.splits.validation)
+    assert found.temperature > calibrated(leveled, problem.splits.validation).temperature
+
+
 def test_filled_cells_have_deviations_and_draws_that_are_levels(problem, leveled):
     table = problem.table
     holes = np.random.default_rng(1).random(table.values.shape) < 0.3
     open_table = Table("towns", "made", np.where(holes, np.nan, table.values), table.columns)
-    drawn, _, std = Filler(leveled, n_draws=2, with_std=True)(open_table)
+    drawn, _, std = Filler(replace(leveled, spread=3.0), n_draws=2, with_std=True)(open_table)
     assert np.isfinite(drawn).all()
     assert (std[holes] > 0).all()
     towns = drawn[:, :4][holes[:, :4]]

@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from vadtune.data.codec import Codec
+from vadtune.data.tables import IntArray
 from vadtune.errors import ConfigError
 from vadtune.models.decoder import AnyDecoderConfig, Decoder, DecoderConfig
 from vadtune.models.levels import Leveled
@@ -80,6 +81,11 @@ class Model(nn.Module, ABC):
     def noise(self) -> Noise:
         """The noise of the numbers."""
         return self.likelihood.noise
+
+    @property
+    def gaussian(self) -> IntArray:
+        """Which columns are numbers with Gaussian noise; what is discrete has chances instead."""
+        return self.codec.numbers[self.likelihood.gaussian]
 
     def batch(self, x: Float[Tensor, "N D"]) -> Batch:
         """Rows ready for the hot loop, of values that are NaN wherever a model must not see."""

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from vadtune.data.codec import Codec
+from vadtune.data.tables import IntArray
 from vadtune.models.codes import Blocks
 from vadtune.models.likelihood import Likelihood
 from vadtune.models.objective import Batch
@@ -39,6 +40,7 @@ class Leveled(Likelihood):
         self.inner = inner
         self.__dict__["noise"] = inner.noise
         levels = [codec.columns[codec.numbers[place]].codes for place in codec.leveled]
+        self.leveled = codec.leveled
         self.blocks = Blocks([len(values) for values in levels])
         middles = np.full((len(levels), max(map(len, levels)) - 1), np.inf, dtype=np.float32)
         for row, values in zip(middles, levels, strict=True):
@@ -81,9 +83,14 @@ class Leveled(Likelihood):
         known = batch.observed[:, self.places][:, self.blocks.block]
         return torch.cat([inner, self.blocks.probe(outputs[:, n:], signs[n:]) * known], 1)
 
-    def number_variance(self, outputs: Float[Tensor, "N O"]) -> Float[Tensor, "N M"]:
+    @property
+    def gaussian(self) -> IntArray:
+        """Those without levels."""
+        return np.setdiff1d(self.inner.gaussian, self.leveled)
+
+    def number_variance(self, outputs: Float[Tensor, "N O"], temperature: float = 1.0) -> Float[Tensor, "N M"]:
         """That of the values by their chances."""
-        chances = self.blocks.chances(self._logits(outputs))
+        chances = self.blocks.chances(self._logits(outputs) / temperature)
         mean = self.blocks.sums(chances * self.values)
         off = (self.values - mean[:, self.blocks.block]).square()
         inner = self.inner.number_variance(self._inner(outputs))
@@ -92,6 +99,13 @@ class Leveled(Likelihood):
     def chances(self, outputs: Float[Tensor, "N O"], batch: Batch, temperature: float = 1.0) -> Float[Tensor, "N C"]:
         """The other's: levels are numbers."""
         return self.inner.chances(self._inner(outputs), batch, temperature)
+
+    def all_chances(
+        self, outputs: Float[Tensor, "N O"], batch: Batch, temperature: float = 1.0
+    ) -> Float[Tensor, "N K"]:
+        """The other's, and those of the batch's levels."""
+        levels = torch.exp(-self._losses(self._logits(outputs) / temperature, batch))
+        return torch.cat([self.chances(outputs, batch, temperature), levels], 1)
 
     def expect(self, outputs: Float[Tensor, "N O"]) -> Float[Tensor, "N E"]:
         """What the other expects, and the mean of the values by their chances."""
@@ -103,7 +117,7 @@ class Leveled(Likelihood):
     ) -> Float[Tensor, "N E"]:
         """The other's draws, and one of the values for each level's cell."""
         uniform = torch.special.ndtr(normal[:, self.places]).clamp(1e-6, 1 - 1e-6)
-        drawn = self.blocks.sums(self.blocks.sample(self._logits(outputs), uniform) * self.values)
+        drawn = self.blocks.sums(self.blocks.sample(self._logits(outputs) / temperature, uniform) * self.values)
         return self.inner.sample(self._inner(outputs), normal, temperature).index_copy(1, self.places, drawn)
 
     def output_at(self, mean: Float[Tensor, " E"]) -> Float[Tensor, " O"]:
@@ -126,6 +140,9 @@ class Leveled(Likelihood):
         return nearest.T + self.blocks.first
 
     def _surprise(self, outputs: Float[Tensor, "N O"], batch: Batch) -> Float[Tensor, " N"]:
-        logits = self._logits(outputs)
+        return self._losses(self._logits(outputs), batch).sum(-1)
+
+    def _losses(self, logits: Float[Tensor, "N B"], batch: Batch) -> Float[Tensor, "N C"]:
+        """-log p of each level, 0 where it is not observed."""
         losses = self.blocks.log_sums(logits) - logits.gather(1, self._chosen(batch))
-        return (losses * batch.observed[:, self.places]).sum(-1)
+        return losses * batch.observed[:, self.places]

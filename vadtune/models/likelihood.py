@@ -8,6 +8,7 @@ Source: Nazabal et al. (2020), Handling incomplete heterogeneous data using VAEs
 from abc import ABC, abstractmethod
 from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from pydantic import Field
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from vadtune.data.codec import Codec
+from vadtune.data.tables import IntArray
 from vadtune.models.codes import Blocks, Thresholds
 from vadtune.models.objective import Batch, pairwise_error, reconstruction_error, reconstruction_loss
 from vadtune.settings import Settings
@@ -81,13 +83,24 @@ class Likelihood(nn.Module, ABC):
     def n_outputs(self) -> int:
         """How many outputs of the decoder it reads."""
 
+    @property
     @abstractmethod
-    def number_variance(self, outputs: Float[Tensor, "N O"]) -> Float[Tensor, "N M"]:
+    def gaussian(self) -> IntArray:
+        """Which of the numbers have Gaussian noise, by their places among the E."""
+
+    @abstractmethod
+    def number_variance(self, outputs: Float[Tensor, "N O"], temperature: float = 1.0) -> Float[Tensor, "N M"]:
         """The variance of each number's cell around what `expect` says of it, in scaled units squared."""
 
     @abstractmethod
     def chances(self, outputs: Float[Tensor, "N E"], batch: Batch, temperature: float = 1.0) -> Float[Tensor, "N C"]:
         """The chances of the batch's codes, in the order of `Codec.coded`; hotter, nearer to equal."""
+
+    def all_chances(
+        self, outputs: Float[Tensor, "N O"], batch: Batch, temperature: float = 1.0
+    ) -> Float[Tensor, "N K"]:
+        """The chances of all that has chances: of numbers that are levels, too."""
+        return self.chances(outputs, batch, temperature)
 
     @abstractmethod
     def expect(self, outputs: Float[Tensor, "N E"]) -> Float[Tensor, "N E"]:
@@ -127,7 +140,16 @@ class Gaussian(Likelihood):
         """One for each number."""
         return self.n_numbers
 
-    def number_variance(self, outputs: Float[Tensor, "N O"]) -> Float[Tensor, "N M"]:
+    @property
+    def gaussian(self) -> IntArray:
+        """All of them."""
+        return np.arange(self.n_numbers)
+
+    def number_variance(
+        self,
+        outputs: Float[Tensor, "N O"],
+        temperature: float = 1.0,  # noqa: ARG002
+    ) -> Float[Tensor, "N M"]:
         """That of the noise."""
         return torch.exp(self.noise.log_var()).expand(len(outputs), self.n_numbers)
 
@@ -190,7 +212,16 @@ class Mixed(Likelihood):
         """One for each of the E."""
         return self.codec.n_outputs
 
-    def number_variance(self, outputs: Float[Tensor, "N O"]) -> Float[Tensor, "N M"]:
+    @property
+    def gaussian(self) -> IntArray:
+        """All of them."""
+        return np.arange(self.ends[0])
+
+    def number_variance(
+        self,
+        outputs: Float[Tensor, "N O"],
+        temperature: float = 1.0,  # noqa: ARG002
+    ) -> Float[Tensor, "N M"]:
         """That of the noise."""
         return torch.exp(self.noise.log_var()).expand(len(outputs), self.ends[0])
 

@@ -108,7 +108,7 @@ class Filler:
         pairs = zip(z.split(size), noise.split(size), strict=True)
         temperature = self.artifact.temperature
         drawn: FloatArray = torch.cat([member.model.draw(*pair, temperature) for pair in pairs]).cpu().numpy()
-        numbers = ~member.model.codec.is_coded
+        numbers = member.model.gaussian
         middle = member.decode(posterior).cpu().numpy()[:, numbers]
         drawn[:, numbers] = middle + self.artifact.spread * (drawn[:, numbers] - middle)
         return drawn
@@ -118,8 +118,9 @@ class Filler:
 def std_of_cells(artifact: Artifact, posterior: Posterior, rng: np.random.Generator) -> FloatArray:
     """How unsure the model is of every cell, `(N, D)`.
 
-    Of a number: the standard deviation of noise and decoder over the posterior together, times `Artifact.spread`, in
-    scaled units. Of a code: the chance that the best estimate is wrong, at `Artifact.temperature`.
+    Of a number: the standard deviation of noise and decoder over the posterior together, in scaled units; of Gaussian
+    noise times `Artifact.spread`, of levels at `Artifact.temperature`. Of a code: the chance that the best estimate is
+    wrong, at that temperature.
 
     Args:
         artifact: The model.
@@ -133,7 +134,7 @@ def std_of_cells(artifact: Artifact, posterior: Posterior, rng: np.random.Genera
     for k in range(N_STD_DRAWS):
         spread.add(latents_at(posterior, normal[:, k]))
     std = spread.std()
-    std[:, model.codec.numbers] *= artifact.spread
+    std[:, model.gaussian] *= artifact.spread
     return std
 
 
@@ -174,7 +175,11 @@ class Spread:
         outputs, likelihood = self._each(z, self.model.decoder), self.model.likelihood
         numbers = likelihood.expect(outputs)[:, : self.model.codec.numbers.size]
         right = likelihood.chances(outputs, self.best, self.temperature)
-        return numbers.cpu().numpy(), likelihood.number_variance(outputs).cpu().numpy(), right.cpu().numpy()
+        return (
+            numbers.cpu().numpy(),
+            likelihood.number_variance(outputs, self.temperature).cpu().numpy(),
+            right.cpu().numpy(),
+        )
 
     def _each(self, z: Float[Tensor, "N L"], function: Callable[[Tensor], Tensor]) -> Tensor:
         return torch.cat([function(part) for part in z.split(self.batch_size)])
