@@ -80,7 +80,8 @@ def test_the_digits_of_a_trial_depend_on_the_seed_and_neither_on_its_worker_nor_
     search, plan, data
 ):
     varied = {"train": {"learning_rate": {"low": 1e-4, "high": 1e-1, "log": True}}}
-    plan = dataclasses.replace(real(plan, varied, sampler=Random(), scheduler=NoScheduler()), n_trials=6)
+    # So many that the second worker comes before the first one is through with them.
+    plan = dataclasses.replace(real(plan, varied, sampler=Random(), scheduler=NoScheduler()), n_trials=40)
     found = {}
     for concurrent in (1, 2):
         folder = plan.folder / str(concurrent)
