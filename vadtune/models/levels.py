@@ -91,7 +91,7 @@ class Leveled(Likelihood):
     def number_variance(self, outputs: Float[Tensor, "N O"], temperature: float = 1.0) -> Float[Tensor, "N M"]:
         """That of the values by their chances."""
         chances = self.blocks.chances(self._logits(outputs) / temperature)
-        mean = self.blocks.sums(chances * self.values)
+        mean = self._mean(chances)
         off = (self.values - mean[:, self.blocks.block]).square()
         inner = self.inner.number_variance(self._inner(outputs))
         return inner.index_copy(1, self.places, self.blocks.sums(chances * off))
@@ -109,7 +109,7 @@ class Leveled(Likelihood):
 
     def expect(self, outputs: Float[Tensor, "N O"]) -> Float[Tensor, "N E"]:
         """What the other expects, and the mean of the values by their chances."""
-        mean = self.blocks.sums(self.blocks.chances(self._logits(outputs)) * self.values)
+        mean = self._mean(self.blocks.chances(self._logits(outputs)))
         return self.inner.expect(self._inner(outputs)).index_copy(1, self.places, mean)
 
     def sample(
@@ -117,7 +117,7 @@ class Leveled(Likelihood):
     ) -> Float[Tensor, "N E"]:
         """The other's draws, and one of the values for each level's cell."""
         uniform = torch.special.ndtr(normal[:, self.places]).clamp(1e-6, 1 - 1e-6)
-        drawn = self.blocks.sums(self.blocks.sample(self._logits(outputs) / temperature, uniform) * self.values)
+        drawn = self._mean(self.blocks.sample(self._logits(outputs) / temperature, uniform))
         return self.inner.sample(self._inner(outputs), normal, temperature).index_copy(1, self.places, drawn)
 
     def output_at(self, mean: Float[Tensor, " E"]) -> Float[Tensor, " O"]:
@@ -133,6 +133,10 @@ class Leveled(Likelihood):
     def _rest(self, batch: Batch) -> Batch:
         """The batch as if nothing of the levels' columns were observed."""
         return Batch(batch.x * self.others, batch.observed * self.others)
+
+    def _mean(self, chances: Float[Tensor, "N B"]) -> Float[Tensor, "N C"]:
+        """The mean value of each column."""
+        return self.blocks.sums(chances * self.values)
 
     def _chosen(self, batch: Batch) -> Int[Tensor, "N C"]:
         """Which of the logits stand for the cells' values; of cells that are not observed, any."""

@@ -27,7 +27,7 @@ from vadtune.settings import Settings
 
 
 class VADConfig(Settings):
-    """Auto-decoder: a posterior per row, no encoder (Zadeh et al. 2019, arXiv:1903.00840); `levels`: see there."""
+    """Auto-decoder: a posterior per row, no encoder (Zadeh et al. 2019, arXiv:1903.00840); `levels`: levels.py."""
 
     kind: Literal["vad"] = "vad"
     latent_dim: int = Field(32, ge=1)

@@ -66,8 +66,9 @@ class Artifact:
         metrics: Scores, by name.
         others: Further models of the same columns, where this is an ensemble: estimates are averaged over all.
         weight: Of this model in the average.
-        spread: What the standard deviations of numbers are multiplied by; see `training.calibration.calibrated`.
-        temperature: Of the chances of codes; see there.
+        spread: What the standard deviations of numbers with Gaussian noise are multiplied by; see
+            `training.calibration.calibrated`.
+        temperature: Of the chances of codes and levels; see there.
     """
 
     model: Model

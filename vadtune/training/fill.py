@@ -21,8 +21,8 @@ class Filler:
 
     A draw is a latent from the row's posterior, decoded, and the model's observation noise added: multiple imputation
     (Rubin 1987). The spread of a cell is the noise's variance and that of the decoder over the posterior together;
-    of an ensemble that of its best member. `Artifact.spread` widens or narrows both, `Artifact.temperature` does so
-    with the chances of codes.
+    of an ensemble that of its best member. `Artifact.spread` widens or narrows both where noise is Gaussian,
+    `Artifact.temperature` does so with the chances of codes and levels.
 
     Args:
         artifact: The model.

@@ -81,7 +81,7 @@ class Cluster:
         self._thread = threading.Thread(target=self._live, name="vadtune-ray", daemon=True)
 
     def start(self) -> None:
-        """Begin to start Ray, in the background; it takes 4 to 7 seconds."""
+        """Begin to start Ray, in the background; it takes 2 to 4 seconds."""
         if self.address is not None and self.address.startswith("ray://"):
             # There Tune would run in another process, and could not write the study.
             raise ConfigError(
@@ -120,7 +120,7 @@ class Cluster:
         self._over.set()
 
     def close(self) -> None:
-        """End Ray, if it was started or joined here: 1 to 2 seconds.
+        """End Ray, if it was started or joined here: less than a second.
 
         It is waited for: if an object of Ray's dies in another thread meanwhile, Ray ends this process. Only whoever is
         interrupted before a cluster has answered does not wait for it.

@@ -61,7 +61,7 @@ class Session:
 
     def prepare(self) -> None:
         """Open the study, put back what a kill left RUNNING, enqueue the first points; Ray starts meanwhile."""
-        import ray.tune  # noqa: F401 – takes 2 seconds
+        import ray.tune  # noqa: F401 – takes a second
 
         plan = self.plan
         self.crew = Shared(plan.database, plan.study_path) if plan.database else Alone(plan.study_path)
