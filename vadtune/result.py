@@ -15,7 +15,9 @@ def sentences(document: Nested, folder: Path, unit: str) -> str:
     alone = best.get("alone", best)
     rows = [(f"trial {best['trial']}", alone[key], _parts(alone))]
     if "ensemble" in best:
-        rows.append((f"{len(best['ensemble'])} trials", best[key], f"averaged: {', '.join(best['ensemble'])}"))
+        n_trials = len(best["ensemble"])
+        name = f"{n_trials} trials" if n_trials > 1 else f"trial {best['trial']} twice"
+        rows.append((name, best[key], _averaged(best)))
     for name, scores in document["baselines"].items():
         rows.append((name, scores.get(key), scores.get("failure") or _parts(scores)))
     ranked = sorted(rows, key=lambda row: (row[1] is None, row[1]))
@@ -33,6 +35,13 @@ def sentences(document: Nested, folder: Path, unit: str) -> str:
         f"use it:   python -m vadtune.impute {shlex.quote(str(relative))} TABLE -o FILLED",
     ]
     return "\n".join(cli.printable(line) for line in lines)
+
+
+def _averaged(best: Nested) -> str:
+    """What the average is of."""
+    twice = "fitted again with the validation rows" if best["second_fits"] else ""
+    members = f"averaged: {', '.join(best['ensemble'])}" if len(best["ensemble"]) > 1 else ""
+    return "; ".join(part for part in (members, twice) if part)
 
 
 def _parts(scores: Nested) -> str:

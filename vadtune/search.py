@@ -150,7 +150,8 @@ def _search(
         if not winners[0].trial.is_complete:
             cli.say(UNFINISHED)
         if not is_interrupted:
-            winners[0] = _refit(winners[0], problem, plan.device, asked=args.refit)
+            with _timed(phases, "refit"):
+                winners[0] = _refit(winners[0], problem, plan.device, args)
         with _timed(phases, "baselines"):
             results = {} if is_interrupted else baselines.results()
         if not is_interrupted:
@@ -297,15 +298,19 @@ class _Watcher:
             self.loading.join()
 
 
-def _refit(winner: "Winner", problem: "Problem", device: str, *, asked: bool | None) -> "Winner":
-    from vadtune.tuning.conclude import is_to_be_refitted, refit
+def _refit(winner: "Winner", problem: "Problem", device: str, args: argparse.Namespace) -> "Winner":
+    from vadtune.tuning.refits import fit_twice, is_to_be_fitted_twice, is_to_be_refitted, refit
 
-    if not is_to_be_refitted(problem, asked=asked):
-        return winner
-    cli.say(
-        f"refitting trial {winner.trial.number} on all {problem.table.n_rows:,} rows (--no-refit leaves it as it is)"
-    )
-    return refit(winner, problem, device)
+    if is_to_be_fitted_twice(problem, asked=args.refit, n_members=args.ensemble):
+        cli.say(
+            f"fitting the best settings a second time, with the {len(problem.splits.indices[1]):,} validation rows "
+            "(--no-refit leaves it)"
+        )
+        winner = fit_twice(winner, problem, device)
+    if is_to_be_refitted(problem, asked=args.refit):
+        cli.say(f"refitting it on all {problem.table.n_rows:,} rows (--no-refit leaves it as it is)")
+        winner = refit(winner, problem, device)
+    return winner
 
 
 @contextmanager

@@ -92,7 +92,8 @@ def parser() -> cli.Parser:
     result.add_argument(
         "--refit",
         action=argparse.BooleanOptionalAction,
-        help="train the winner again on all that is observed, after it was scored (default: if the table has holes)",
+        help="train the winner again on all that is observed, after it was scored (default: if the table has holes); "
+        "--no-refit leaves out the second fit with the validation rows that small tables get, too",
     )
     result.add_argument(
         "--log-to",

@@ -1,4 +1,4 @@
-"""The winner for a table with holes is trained again on all that is observed, and says so."""
+"""The winner is trained again: with the validation rows, and for a table with holes on all that is observed."""
 
 import json
 from dataclasses import replace
@@ -11,14 +11,17 @@ from tests.test_any_table import holed, tips
 from vadtune.data.frames import from_frame
 from vadtune.data.problem import Problem
 from vadtune.data.splits import DataConfig, split
-from vadtune.errors import ArtifactError, ConfigError
+from vadtune.errors import ArtifactError, ConfigError, NoUsableTrial
 from vadtune.evaluate import main as evaluate
 from vadtune.settings import parse
 from vadtune.training.artifact import load_artifact, save_artifact
 from vadtune.training.config import TrialConfig
 from vadtune.training.decoder_export import add_torch
-from vadtune.tuning.conclude import Winner, export_trial, is_to_be_refitted, refit, scored, summarise_winner
+from vadtune.training.run import as_tensor
+from vadtune.tuning import refits
+from vadtune.tuning.conclude import Winner, export_trial, scored, summarise_winner
 from vadtune.tuning.past_run import open_run
+from vadtune.tuning.refits import fit_twice, is_to_be_fitted_twice, is_to_be_refitted, refit, training_and_validation
 from vadtune.tuning.study import BestTrial
 
 
@@ -89,3 +92,83 @@ def test_the_decoder_of_a_table_with_codes_is_not_exported_for_other_programs(wi
     with pytest.raises(ConfigError, match="are for tables of numbers"):
         add_torch(first.tested.artifact, tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    past = open_run(make_run(folder / "run"))
+    problem = past.problem(folder)
+    return export_trial(past.best(), past.storage, problem, folder / "best"), problem
+
+
+def test_a_second_fit_sees_the_observed_cells_of_training_and_validation_rows_and_nothing_else(exported):
+    _, problem = exported
+    splits, x = problem.splits, training_and_validation(problem).x
+    train, validation, test = splits.indices
+    assert len(x) == len(train) + len(validation)
+    known = splits.scaler.transform(problem.table.values[np.concatenate([train, validation])])
+    seen = ~np.isnan(x)
+    assert np.array_equal(x[seen], known[seen])
+    hidden = ~np.isnan(splits.validation.truth[: len(validation)])
+    assert hidden.any()
+    assert np.isnan(x[len(train) :][hidden]).all()
+    assert not set(test) & {*train, *validation}
+
+
+def test_a_member_and_its_second_fit_are_averaged_scored_and_saved(exported, tmp_path):
+    first, problem = exported
+    twice = fit_twice(replace(first, folder=tmp_path / "best"), problem, "cpu")
+    one, two = twice.tested.artifact.members
+    assert (one.weight, two.weight) == (0.5, 0.5)
+    assert one.config.seed != two.config.seed
+    x = as_tensor(problem.splits.test.rows.x)
+    average = (one.decode(one.posterior(x)) + two.decode(two.posterior(x))) / 2
+    assert load_artifact(tmp_path / "best").reconstruct(x).numpy() == pytest.approx(average.numpy(), abs=1e-6)
+    # How sure it may be was chosen by rows that the second fit has seen: the first one says it.
+    assert (one.spread, one.temperature) == (first.tested.artifact.spread, first.tested.artifact.temperature)
+    told = summarise_winner(twice)
+    assert told["test_rmse"] == twice.tested.scores.rmse != first.tested.scores.rmse
+    assert (told["alone"]["test_rmse"], told["validation_rmse"]) == (first.tested.scores.rmse, first.trial.value)
+    assert (told["ensemble"], told["second_fits"]) == ({str(first.trial.number): 1.0}, 1)
+    assert "fitted a second time" in (tmp_path / "best" / "README.md").read_text()
+
+
+def test_members_of_an_ensemble_share_their_weights_with_their_second_fits_which_come_after_them(exported, tmp_path):
+    first, problem = exported
+    artifact = first.tested.artifact
+    other = replace(artifact, weight=0.25, metrics=artifact.metrics | {"trial": 7})
+    joined = replace(artifact, weight=0.75, others=(other,))
+    winner = replace(first, tested=replace(first.tested, artifact=joined), folder=tmp_path / "best")
+    members = fit_twice(winner, problem, "cpu").tested.artifact.members
+    assert [member.weight for member in members] == [0.375, 0.125, 0.375, 0.125]
+    assert [member.metrics["trial"] for member in members] == [first.trial.number, 7, first.trial.number, 7]
+
+
+def test_a_second_fit_that_diverges_leaves_the_first_as_it_was(exported, tmp_path, monkeypatch):
+    first, problem = exported
+
+    def diverge(*_):
+        raise NoUsableTrial("no")
+
+    monkeypatch.setattr(refits, "fit_rows", diverge)
+    again = fit_twice(replace(first, folder=tmp_path / "best"), problem, "cpu")
+    assert again.tested.scores == first.tested.scores
+    assert len(again.tested.artifact.members) == 1
+
+
+def test_small_tables_are_fitted_twice_where_several_models_may_be_averaged(monkeypatch):
+    assert is_to_be_fitted_twice(wine(), asked=None, n_members=4)
+    assert not is_to_be_fitted_twice(wine(), asked=None, n_members=1)
+    assert not is_to_be_fitted_twice(wine(), asked=False, n_members=4)
+    monkeypatch.setattr(refits, "MAX_CELLS", 160 * 13 - 1)
+    assert not is_to_be_fitted_twice(wine(), asked=None, n_members=4)
+
+
+def test_both_fits_are_refitted_with_seeds_of_their_own(exported, tmp_path):
+    first, problem = exported
+    twice = fit_twice(replace(first, folder=tmp_path / "best"), problem, "cpu")
+    refit(twice, problem, "cpu")
+    one, two = load_artifact(tmp_path / "best").members
+    x = as_tensor(problem.splits.test.rows.x)
+    assert not one.decode(one.posterior(x)).equal(two.decode(two.posterior(x)))

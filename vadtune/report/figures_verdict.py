@@ -45,7 +45,7 @@ def verdict_frame(run: Run) -> pd.DataFrame:
     rows = [_baseline_row(name, found) for name, found in run.summary.baselines.items()]
     best = run.summary.best
     if best is not None and best.test_rmse is not None:
-        which = f"{len(best.ensemble)} trials averaged" if best.ensemble else f"trial {best.trial}"
+        which = f"{len(best.ensemble)} trials averaged" if len(best.ensemble) > 1 else f"trial {best.trial}"
         name = f"{run.settings.model.upper() or 'Model'}, {which}"
         spread = _spread(best.test_rmse_repeats)
         rows.append((name, True, best.test_rmse, _nan(best.test_rmse_minmax), spread, math.nan, ""))

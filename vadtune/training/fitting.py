@@ -36,14 +36,27 @@ def fit_on_all(config: TrialConfig, table: Table, device: str, n_epochs: int | N
         NoUsableTrial: The training diverged.
     """
     scaler, codec = fit_units(table.values, table)
-    trainer = Trainer(config, as_tensor(scaler.transform(table.values)), torch.device(device), codec)
+    model = fit_rows(config, Rows(scaler.transform(table.values), codec), device, n_epochs)
+    return _artifact(model, config, scaler, table, {})
+
+
+def fit_rows(config: TrialConfig, rows: Rows, device: str, n_epochs: int | None = None) -> Model:
+    """Train on all that is observed of some rows, in scaled units; see `fit_on_all`.
+
+    Returns:
+        The model, on the CPU.
+
+    Raises:
+        NoUsableTrial: The training diverged.
+    """
+    trainer = Trainer(config, as_tensor(rows.x), torch.device(device), rows.codec)
     try:
         for _ in range(n_epochs or config.train.n_epochs):
             trainer.fit_epoch()
     except Diverged as error:
         raise diverged(error) from None
     trainer.model.remember(trainer.posteriors)
-    return _artifact(trainer.model, config, scaler, table, {})
+    return trainer.model.cpu().eval()
 
 
 def fit_watched(config: TrialConfig, table: Table, validation_share: float, device: str) -> Artifact:

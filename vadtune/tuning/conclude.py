@@ -14,7 +14,7 @@ from vadtune.data.masks import Block, Mar, Mcar, Mnar, Pattern
 from vadtune.data.problem import Problem
 from vadtune.data.splits import Holdout, Splits
 from vadtune.data.storage import Storage
-from vadtune.data.tables import FloatArray, Table
+from vadtune.data.tables import FloatArray
 from vadtune.errors import ConfigError
 from vadtune.models.base import Model
 from vadtune.models.objective import Posterior
@@ -35,7 +35,6 @@ from vadtune.training.evaluation import (
     reconstruct_each,
     score,
 )
-from vadtune.training.fitting import fit_on_all
 from vadtune.training.run import as_tensor, load_best_model
 from vadtune.tuning.baselines import BaselineResult
 from vadtune.tuning.study import BestTrial
@@ -127,47 +126,19 @@ def artifact_of(config: TrialConfig, model: Model, problem: Problem, metrics: Ne
 
 
 def score_artifact(artifact: Artifact, problem: Problem) -> Tested:
-    """Score an artifact on the test rows, and add the scores to its metrics; validation rows say how sure it may be."""
+    """Let validation rows say how sure an artifact may be, and score it on the test rows."""
+    return score_calibrated(calibrated(artifact, problem.splits.validation), problem)
+
+
+def score_calibrated(artifact: Artifact, problem: Problem) -> Tested:
+    """Score an artifact on the test rows, and add the scores to its metrics."""
     splits, x = problem.splits, as_tensor(problem.splits.test.rows.x)
-    artifact = calibrated(artifact, splits.validation)
     posterior = artifact.posterior(x)
     x_hat = artifact.estimate(x, posterior).cpu().numpy()
     scores = score(x_hat, splits.test, splits.column_range)
     found = calibration(artifact, posterior, x_hat, splits.test)
     tested = {f"test_{name}": value for name, value in asdict(scores).items()} | {"test_calibration": found}
     return Tested(replace(artifact, metrics=artifact.metrics | tested), posterior, x_hat, scores, found)
-
-
-def refit(winner: Winner, problem: Problem, device: str) -> Winner:
-    """Train a winner's settings again on every observed cell of every row, as long as it took to its best epoch.
-
-    The scores beside it stay those of the winner itself, which has not seen what it was scored on: nothing is left to
-    score the new one.
-
-    Raises:
-        NoUsableTrial: The training diverged.
-    """
-    tested = winner.tested
-    first, *others = (_refit(member, problem.table, device) for member in tested.artifact.members)
-    save_artifact(replace(first, others=tuple(others)), winner.folder)
-    return replace(winner, is_refitted=True)
-
-
-def _refit(member: Artifact, table: Table, device: str) -> Artifact:
-    again = fit_on_all(member.config, table, device, member.metrics["epoch"] or None)
-    about, metrics = member.dataset | {"refitted": True}, member.metrics | {"refitted": True}
-    factors = {name: getattr(member, name) for name in ("weight", "spread", "temperature")}
-    return replace(again, dataset=about, metrics=metrics, **factors)
-
-
-def is_to_be_refitted(problem: Problem, *, asked: bool | None) -> bool:
-    """Whether the winner is: if asked for, or else where the table has holes of its own, which are to be filled.
-
-    Never where a file brings its own split: its test rows are to stay unseen.
-    """
-    if problem.table.given is not None:
-        return False
-    return bool(np.isnan(problem.table.values).any()) if asked is None else asked
 
 
 def score_baselines(results: Mapping[str, BaselineResult], splits: Splits) -> Nested:
@@ -223,7 +194,9 @@ def _ensemble(winner: Winner) -> Nested:
     if winner.alone is None:
         return {}
     alone = {"validation": winner.trial.value, "test_rmse": winner.alone.rmse, **mixed_scores(winner.alone)}
-    return {"ensemble": {str(number): weight for number, weight in winner.members.items()}, "alone": alone}
+    members = {str(number): weight for number, weight in winner.members.items()}
+    n_twice = winner.tested.artifact.metrics.get("second_fits", 0)
+    return {"ensemble": members, "second_fits": n_twice, "alone": alone}
 
 
 def evaluation_arrays(tested: Tested, problem: Problem) -> Arrays:
