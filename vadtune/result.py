@@ -16,7 +16,7 @@ def sentences(document: Nested, folder: Path, unit: str) -> str:
     rows = [(f"trial {best['trial']}", alone[key], _parts(alone))]
     if "ensemble" in best:
         n_trials = len(best["ensemble"])
-        name = f"{n_trials} trials" if n_trials > 1 else f"trial {best['trial']} twice"
+        name = f"{n_trials} trials" if n_trials > 1 else f"trial {best['trial']} again"
         rows.append((name, best[key], _averaged(best)))
     for name, scores in document["baselines"].items():
         rows.append((name, scores.get(key), scores.get("failure") or _parts(scores)))
@@ -39,9 +39,9 @@ def sentences(document: Nested, folder: Path, unit: str) -> str:
 
 def _averaged(best: Nested) -> str:
     """What the average is of."""
-    twice = "fitted again with the validation rows" if best["second_fits"] else ""
+    again = "fitted again with the validation rows" if best["further_fits"] else ""
     members = f"averaged: {', '.join(best['ensemble'])}" if len(best["ensemble"]) > 1 else ""
-    return "; ".join(part for part in (members, twice) if part)
+    return "; ".join(part for part in (members, again) if part)
 
 
 def _parts(scores: Nested) -> str:

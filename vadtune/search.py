@@ -299,14 +299,14 @@ class _Watcher:
 
 
 def _refit(winner: "Winner", problem: "Problem", device: str, args: argparse.Namespace) -> "Winner":
-    from vadtune.tuning.refits import fit_twice, is_to_be_fitted_twice, is_to_be_refitted, refit
+    from vadtune.tuning.refits import add_further_fits, is_to_be_fitted_further, is_to_be_refitted, refit
 
-    if is_to_be_fitted_twice(problem, asked=args.refit, n_members=args.ensemble):
+    if is_to_be_fitted_further(problem, asked=args.refit, n_members=args.ensemble):
         cli.say(
-            f"fitting the best settings a second time, with the {len(problem.splits.indices[1]):,} validation rows "
+            f"fitting the best settings again, with the {len(problem.splits.indices[1]):,} validation rows "
             "(--no-refit leaves it)"
         )
-        winner = fit_twice(winner, problem, device)
+        winner = add_further_fits(winner, problem, device)
     if is_to_be_refitted(problem, asked=args.refit):
         cli.say(f"refitting it on all {problem.table.n_rows:,} rows (--no-refit leaves it as it is)")
         winner = refit(winner, problem, device)

@@ -93,7 +93,7 @@ def parser() -> cli.Parser:
         "--refit",
         action=argparse.BooleanOptionalAction,
         help="train the winner again on all that is observed, after it was scored (default: if the table has holes); "
-        "--no-refit leaves out the second fit with the validation rows that small tables get, too",
+        "--no-refit leaves out the fits with the validation rows that small tables get, too",
     )
     result.add_argument(
         "--log-to",

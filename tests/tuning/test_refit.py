@@ -21,7 +21,13 @@ from vadtune.training.run import as_tensor
 from vadtune.tuning import refits
 from vadtune.tuning.conclude import Winner, export_trial, scored, summarise_winner
 from vadtune.tuning.past_run import open_run
-from vadtune.tuning.refits import fit_twice, is_to_be_fitted_twice, is_to_be_refitted, refit, training_and_validation
+from vadtune.tuning.refits import (
+    add_further_fits,
+    is_to_be_fitted_further,
+    is_to_be_refitted,
+    refit,
+    training_and_validation,
+)
 from vadtune.tuning.study import BestTrial
 
 
@@ -102,7 +108,7 @@ def exported(tmp_path_factory):
     return export_trial(past.best(), past.storage, problem, folder / "best"), problem
 
 
-def test_a_second_fit_sees_the_observed_cells_of_training_and_validation_rows_and_nothing_else(exported):
+def test_a_further_fit_sees_the_observed_cells_of_training_and_validation_rows_and_nothing_else(exported):
     _, problem = exported
     splits, x = problem.splits, training_and_validation(problem).x
     train, validation, test = splits.indices
@@ -116,59 +122,61 @@ def test_a_second_fit_sees_the_observed_cells_of_training_and_validation_rows_an
     assert not set(test) & {*train, *validation}
 
 
-def test_a_member_and_its_second_fit_are_averaged_scored_and_saved(exported, tmp_path):
+def test_a_model_and_its_further_fits_are_averaged_scored_and_saved(exported, tmp_path):
     first, problem = exported
-    twice = fit_twice(replace(first, folder=tmp_path / "best"), problem, "cpu")
-    one, two = twice.tested.artifact.members
-    assert (one.weight, two.weight) == (0.5, 0.5)
-    assert one.config.seed != two.config.seed
+    again = add_further_fits(replace(first, folder=tmp_path / "best"), problem, "cpu")
+    fits = one, *_ = again.tested.artifact.members
+    assert [fit.weight for fit in fits] == [1 / 3] * 3
+    assert len({fit.config.seed for fit in fits}) == 3
     x = as_tensor(problem.splits.test.rows.x)
-    average = (one.decode(one.posterior(x)) + two.decode(two.posterior(x))) / 2
+    average = sum(fit.decode(fit.posterior(x)) for fit in fits) / 3
     assert load_artifact(tmp_path / "best").reconstruct(x).numpy() == pytest.approx(average.numpy(), abs=1e-6)
-    # How sure it may be was chosen by rows that the second fit has seen: the first one says it.
+    # How sure it may be was chosen by rows that the others have seen: the first one says it.
     assert (one.spread, one.temperature) == (first.tested.artifact.spread, first.tested.artifact.temperature)
-    told = summarise_winner(twice)
-    assert told["test_rmse"] == twice.tested.scores.rmse != first.tested.scores.rmse
+    told = summarise_winner(again)
+    assert told["test_rmse"] == again.tested.scores.rmse != first.tested.scores.rmse
     assert (told["alone"]["test_rmse"], told["validation_rmse"]) == (first.tested.scores.rmse, first.trial.value)
-    assert (told["ensemble"], told["second_fits"]) == ({str(first.trial.number): 1.0}, 1)
-    assert "fitted a second time" in (tmp_path / "best" / "README.md").read_text()
+    assert (told["ensemble"], told["further_fits"]) == ({str(first.trial.number): 1.0}, 2)
+    assert "fitted further times" in (tmp_path / "best" / "README.md").read_text()
 
 
-def test_members_of_an_ensemble_share_their_weights_with_their_second_fits_which_come_after_them(exported, tmp_path):
+def test_members_of_an_ensemble_share_their_weights_with_their_further_fits_which_come_after_them(exported, tmp_path):
     first, problem = exported
     artifact = first.tested.artifact
     other = replace(artifact, weight=0.25, metrics=artifact.metrics | {"trial": 7})
     joined = replace(artifact, weight=0.75, others=(other,))
     winner = replace(first, tested=replace(first.tested, artifact=joined), folder=tmp_path / "best")
-    members = fit_twice(winner, problem, "cpu").tested.artifact.members
-    assert [member.weight for member in members] == [0.375, 0.125, 0.375, 0.125]
-    assert [member.metrics["trial"] for member in members] == [first.trial.number, 7, first.trial.number, 7]
+    members = add_further_fits(winner, problem, "cpu").tested.artifact.members
+    assert [member.weight for member in members] == pytest.approx([0.25, 0.25 / 3, 0.25, 0.25, 0.25 / 3, 0.25 / 3])
+    mine = first.trial.number
+    assert [member.metrics["trial"] for member in members] == [mine, 7, mine, mine, 7, 7]
 
 
-def test_a_second_fit_that_diverges_leaves_the_first_as_it_was(exported, tmp_path, monkeypatch):
+def test_a_further_fit_that_diverges_leaves_the_first_as_it_was(exported, tmp_path, monkeypatch):
     first, problem = exported
 
     def diverge(*_):
         raise NoUsableTrial("no")
 
     monkeypatch.setattr(refits, "fit_rows", diverge)
-    again = fit_twice(replace(first, folder=tmp_path / "best"), problem, "cpu")
+    again = add_further_fits(replace(first, folder=tmp_path / "best"), problem, "cpu")
     assert again.tested.scores == first.tested.scores
     assert len(again.tested.artifact.members) == 1
 
 
-def test_small_tables_are_fitted_twice_where_several_models_may_be_averaged(monkeypatch):
-    assert is_to_be_fitted_twice(wine(), asked=None, n_members=4)
-    assert not is_to_be_fitted_twice(wine(), asked=None, n_members=1)
-    assert not is_to_be_fitted_twice(wine(), asked=False, n_members=4)
+def test_small_tables_are_fitted_further_where_several_models_may_be_averaged(monkeypatch):
+    assert is_to_be_fitted_further(wine(), asked=None, n_members=4)
+    assert not is_to_be_fitted_further(wine(), asked=None, n_members=1)
+    assert not is_to_be_fitted_further(wine(), asked=False, n_members=4)
     monkeypatch.setattr(refits, "MAX_CELLS", 160 * 13 - 1)
-    assert not is_to_be_fitted_twice(wine(), asked=None, n_members=4)
+    assert not is_to_be_fitted_further(wine(), asked=None, n_members=4)
 
 
-def test_both_fits_are_refitted_with_seeds_of_their_own(exported, tmp_path):
+def test_all_fits_are_refitted_with_seeds_of_their_own(exported, tmp_path):
     first, problem = exported
-    twice = fit_twice(replace(first, folder=tmp_path / "best"), problem, "cpu")
-    refit(twice, problem, "cpu")
-    one, two = load_artifact(tmp_path / "best").members
+    again = add_further_fits(replace(first, folder=tmp_path / "best"), problem, "cpu")
+    refit(again, problem, "cpu")
+    one, two, three = load_artifact(tmp_path / "best").members
     x = as_tensor(problem.splits.test.rows.x)
     assert not one.decode(one.posterior(x)).equal(two.decode(two.posterior(x)))
+    assert not two.decode(two.posterior(x)).equal(three.decode(three.posterior(x)))

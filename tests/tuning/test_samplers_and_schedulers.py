@@ -111,8 +111,8 @@ def test_the_rungs_of_hyperband_hold_all_that_ray_uses(max_epochs):
 
 
 def test_seeded_rungs_judge_as_if_the_trials_had_been_seen():
-    scheduler = ASHA().build(45)
-    seed_rungs(scheduler, {f"trial {i}": {5: 0.1 * i, 15: 0.05 * i} for i in range(9)})
+    scheduler = ASHA().build(80)
+    seed_rungs(scheduler, {f"trial {i}": {5: 0.1 * i, 20: 0.05 * i} for i in range(9)})
     decisions = {}
     for name, rmse in (("good", 0.05), ("bad", 0.7)):
         trial = SimpleNamespace(trial_id=name)
@@ -122,9 +122,9 @@ def test_seeded_rungs_judge_as_if_the_trials_had_been_seen():
 
 
 def test_a_trial_whose_rung_is_seeded_is_not_judged_there_again():
-    scheduler = ASHA().build(45)
-    seed_rungs(scheduler, {f"trial {i}": {5: 0.1, 15: 0.1} for i in range(9)} | {"mine": {5: 0.9}})
+    scheduler = ASHA().build(80)
+    seed_rungs(scheduler, {f"trial {i}": {5: 0.1, 20: 0.1} for i in range(9)} | {"mine": {5: 0.9}})
     trial = SimpleNamespace(trial_id="mine")
     scheduler.on_trial_add(None, trial)
     assert scheduler.on_trial_result(None, trial, {"epoch": 7, "imputation_rmse": 0.9}) == TrialScheduler.CONTINUE
-    assert scheduler.on_trial_result(None, trial, {"epoch": 15, "imputation_rmse": 0.9}) == TrialScheduler.STOP
+    assert scheduler.on_trial_result(None, trial, {"epoch": 20, "imputation_rmse": 0.9}) == TrialScheduler.STOP

@@ -120,7 +120,7 @@ class BestInfo(_Scored):
     """The winner; `test_rmse_repeats` are test scores of the same params under other seeds, where there are any.
 
     `ensemble` holds the weights of the trials that are averaged, where they are; `trial` is the best of them.
-    So many of them were fitted a second time, with the validation rows: `second_fits`.
+    `further_fits` is the number of fits among what is averaged that saw the validation rows, too.
     """
 
     trial: int
@@ -137,7 +137,7 @@ class BestInfo(_Scored):
     is_complete: bool = True
     test_rmse_repeats: tuple[float, ...] = ()
     ensemble: dict[str, float] = {}
-    second_fits: int = 0
+    further_fits: int = 0
 
 
 class BaselineInfo(_Scored):

@@ -43,8 +43,8 @@ def rests_on(run: Run) -> str:
             f" All of them were observed. About the {dataset.n_unknown:,} cells that are really unknown it cannot "
             f"know: if they are missing for another reason than the hidden ones ({kind}), the error may be another."
         )
-    if summary.best is not None and summary.best.second_fits:
-        said += " The model is an average of two fits: the second one saw the validation rows, neither a test row."
+    if summary.best is not None and summary.best.further_fits:
+        said += " Some of the models that are averaged were fitted with the validation rows, none with a test row."
     if summary.best is not None and summary.best.refitted:
         said += " The exported model was then trained again on all rows; the score is of the one before."
     return said

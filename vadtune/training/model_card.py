@@ -15,9 +15,9 @@ _REFITTED = (
     "scores are those of the model before, which had not seen what it was scored on: nothing is left to score this one."
 )
 
-_TWICE = (
-    "Each member was fitted a second time, with the validation rows; what is scored is the average of both fits. The "
-    "validation error is that of the first."
+_FURTHER = (
+    "Each member was fitted further times, with the validation rows; what is scored is the average of all fits. The "
+    "validation error is that of the first ones."
 )
 
 _LIMITS = """## Where it must not be used
@@ -38,7 +38,7 @@ def model_card(config: TrialConfig, dataset: Nested, metrics: Nested, columns: l
             f"# {config.model.kind.upper()} imputation model of {_escape(str(dataset.get('name', 'a table')))}",
             "",
             "Trained by vadtune. RMSE is over hidden cells only, which no model and no search has seen.",
-            *([_TWICE] if metrics.get("second_fits") else []),
+            *([_FURTHER] if metrics.get("further_fits") else []),
             *([_REFITTED] if metrics.get("refitted") else []),
             "",
             "## Scores",

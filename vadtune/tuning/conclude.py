@@ -195,8 +195,8 @@ def _ensemble(winner: Winner) -> Nested:
         return {}
     alone = {"validation": winner.trial.value, "test_rmse": winner.alone.rmse, **mixed_scores(winner.alone)}
     members = {str(number): weight for number, weight in winner.members.items()}
-    n_twice = winner.tested.artifact.metrics.get("second_fits", 0)
-    return {"ensemble": members, "second_fits": n_twice, "alone": alone}
+    n_fits = winner.tested.artifact.metrics.get("further_fits", 0)
+    return {"ensemble": members, "further_fits": n_fits, "alone": alone}
 
 
 def evaluation_arrays(tested: Tested, problem: Problem) -> Arrays:

@@ -1,5 +1,6 @@
 """The winner, trained again: with the validation rows, while it can still be scored, and at last on all rows."""
 
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -14,52 +15,53 @@ from vadtune.tuning.conclude import Winner, score_calibrated
 
 # What is larger takes long to fit, and gains little by some more rows.
 MAX_CELLS = 150_000
+N_FURTHER_FITS = 2
 
 
-def is_to_be_fitted_twice(problem: Problem, *, asked: bool | None, n_members: int) -> bool:
+def is_to_be_fitted_further(problem: Problem, *, asked: bool | None, n_members: int) -> bool:
     """Whether the winner is: in small tables the validation rows are missed in training; not where one model is asked.
 
     Args:
         problem: The table.
         asked: Whether to train after the search; None: where it serves.
-        n_members: How many models may be averaged.
+        n_members: How many trials may be averaged.
     """
     train, validation, _ = problem.splits.indices
     is_small = (len(train) + len(validation)) * problem.table.n_features <= MAX_CELLS
     return is_small and n_members > 1 and asked is not False
 
 
-def fit_twice(winner: Winner, problem: Problem, device: str) -> Winner:
-    """Let each member share its weight with a second fit of its settings, on training and validation rows.
+def add_further_fits(winner: Winner, problem: Problem, device: str) -> Winner:
+    """Let each member share its weight with further fits of its settings, on training and validation rows.
 
-    The second fit has another seed and takes as many epochs as the first took to its best. Of the validation rows it
-    sees their observed cells, as every model does when it is compared on them; never the hidden ones. The error on
-    validation rows, and how sure the model may be, stay those of the first fits.
+    They have other seeds and take as many epochs as the first fit took to its best. Of the validation rows they see
+    the observed cells, as every model does when it is compared on them; never the hidden ones. The error on validation
+    rows, and how sure the model may be, stay those of the first fits.
 
     Returns:
-        The winner, scored and written again; a member whose second fit diverged is left as it was.
+        The winner, scored and written again; a fit that diverged is left out.
     """
     before, rows = winner.tested.artifact, training_and_validation(problem)
-    first, *others = (_fitted_twice(member, rows, device) for member in before.members)
-    pairs = [first, *others]
-    members = [pair[0] for pair in pairs] + [pair[1] for pair in pairs if len(pair) > 1]
-    joined = replace(members[0], others=tuple(members[1:]), metrics=before.metrics | {"second_fits": len(pairs)})
-    tested = score_calibrated(joined, problem)
+    fits = [_fits(member, rows, device) for member in before.members]
+    first, *others = [fit for fit, *_ in fits] + [fit for _, *further in fits for fit in further]
+    about = before.metrics | {"further_fits": len(others) + 1 - len(fits)}
+    tested = score_calibrated(replace(first, others=tuple(others), metrics=about), problem)
     again = replace(winner, tested=tested, folder=save_artifact(tested.artifact, winner.folder))
     if winner.alone is not None:
         return again
     return replace(again, members={winner.trial.number: 1.0}, alone=winner.tested.scores, value=winner.trial.value)
 
 
-def _fitted_twice(member: Artifact, rows: Rows, device: str) -> list[Artifact]:
-    config = member.config.model_copy(update={"seed": member.config.seed + 1})
-    try:
-        model = fit_rows(config, rows, device, member.metrics["epoch"] or None)
-    except NoUsableTrial:
-        return [member]
-    half = replace(member, weight=member.weight / 2, others=())
-    metrics = {"trial": member.metrics["trial"], "epoch": member.metrics["epoch"]}
-    return [half, replace(half, model=model, config=config, metrics=metrics)]
+def _fits(member: Artifact, rows: Rows, device: str) -> list[Artifact]:
+    """A member and its further fits, of equal weights."""
+    metrics = {name: member.metrics[name] for name in ("trial", "epoch")}
+    fits = [replace(member, others=())]
+    for number in range(1, N_FURTHER_FITS + 1):
+        config = member.config.model_copy(update={"seed": member.config.seed + number})
+        with suppress(NoUsableTrial):
+            model = fit_rows(config, rows, device, member.metrics["epoch"] or None)
+            fits.append(replace(fits[0], model=model, config=config, metrics=metrics))
+    return [replace(fit, weight=member.weight / len(fits)) for fit in fits]
 
 
 def training_and_validation(problem: Problem) -> Rows:

@@ -26,7 +26,7 @@ from vadtune.tuning.conclude import evaluation_arrays, write_arrays, write_json
 from vadtune.tuning.ensemble import export_best, n_kept
 from vadtune.tuning.preflight import check_folder, fills_machine
 from vadtune.tuning.record import begin, describe_run, summarise
-from vadtune.tuning.refits import fit_twice, is_to_be_fitted_twice, refit
+from vadtune.tuning.refits import add_further_fits, is_to_be_fitted_further, refit
 from vadtune.tuning.runner import Plan, run_search
 from vadtune.tuning.samplers import Sampler
 from vadtune.tuning.schedulers import Scheduler
@@ -102,8 +102,8 @@ def search_and_refit(settings: SearchSettings, table: Table) -> Found:
     if outcome.end == "interrupted":
         raise KeyboardInterrupt(f"the study is in {plan.folder}")
     winner = export_best(plan, problem, 1, settings.ensemble)[0]
-    if is_to_be_fitted_twice(problem, asked=None, n_members=settings.ensemble):
-        winner = fit_twice(winner, problem, plan.device)
+    if is_to_be_fitted_further(problem, asked=None, n_members=settings.ensemble):
+        winner = add_further_fits(winner, problem, plan.device)
     winner = refit(winner, problem, plan.device)
     write_arrays(plan.folder / "evaluation.npz", evaluation_arrays(winner.tested, problem))
     write_json(plan.folder / "summary.json", summarise(plan, problem, outcome, winner, {}, time.monotonic() - began))
