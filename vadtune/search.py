@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from vadtune.data.problem import Problem
     from vadtune.tuning.cluster import Cluster
     from vadtune.tuning.conclude import Winner
+    from vadtune.tuning.fits import Fitter
     from vadtune.tuning.progress import Snapshot
     from vadtune.tuning.runner import Outcome, Plan
     from vadtune.tuning.space import Space
@@ -118,6 +119,7 @@ def _search(
 ) -> tuple[Nested, bool]:
     """All between the table and the result's document; True if it was interrupted."""
     from vadtune.tuning.ensemble import export_best
+    from vadtune.tuning.fits import Fitter
     from vadtune.tuning.lock import locked
     from vadtune.tuning.preflight import check_folder
     from vadtune.tuning.record import begin, describe_run, rounded, summarise
@@ -135,7 +137,6 @@ def _search(
         # Trials elsewhere leave the CPUs of this machine to the baselines.
         with baselines.paused() if args.address is None else nullcontext():
             outcome = _run(plan, problem, cluster)
-        cluster.close()
         is_interrupted = outcome.end == "interrupted"
         if is_interrupted:
             _say_resume(command, folder)
@@ -151,7 +152,8 @@ def _search(
             cli.say(UNFINISHED)
         if not is_interrupted:
             with _timed(phases, "refit"):
-                winners[0] = _refit(winners[0], problem, plan.device, args)
+                winners[0] = _refit(winners[0], problem, Fitter(plan, cluster), args)
+        cluster.close()
         with _timed(phases, "baselines"):
             results = {} if is_interrupted else baselines.results()
         if not is_interrupted:
@@ -298,7 +300,7 @@ class _Watcher:
             self.loading.join()
 
 
-def _refit(winner: "Winner", problem: "Problem", device: str, args: argparse.Namespace) -> "Winner":
+def _refit(winner: "Winner", problem: "Problem", fitter: "Fitter", args: argparse.Namespace) -> "Winner":
     from vadtune.tuning.refits import add_further_fits, is_to_be_fitted_further, is_to_be_refitted, refit
 
     if is_to_be_fitted_further(problem, asked=args.refit, n_members=args.ensemble):
@@ -306,10 +308,10 @@ def _refit(winner: "Winner", problem: "Problem", device: str, args: argparse.Nam
             f"fitting the best settings again, with the {len(problem.splits.indices[1]):,} validation rows "
             "(--no-refit leaves it)"
         )
-        winner = add_further_fits(winner, problem, device)
+        winner = add_further_fits(winner, problem, fitter)
     if is_to_be_refitted(problem, asked=args.refit):
         cli.say(f"refitting it on all {problem.table.n_rows:,} rows (--no-refit leaves it as it is)")
-        winner = refit(winner, problem, device)
+        winner = refit(winner, problem, fitter)
     return winner
 
 

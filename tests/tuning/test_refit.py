@@ -2,9 +2,12 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
+import torch
 
 from tests.small_runs import SETTINGS, fitted, make_run, wine
 from tests.test_any_table import holed, tips
@@ -17,18 +20,27 @@ from vadtune.settings import parse
 from vadtune.training.artifact import load_artifact, save_artifact
 from vadtune.training.config import TrialConfig
 from vadtune.training.decoder_export import add_torch
+from vadtune.training.fitting import fit_to_the_end
 from vadtune.training.run import as_tensor
+from vadtune.training.trainer import Trainer
+from vadtune.tuning import fits as where
 from vadtune.tuning import refits
 from vadtune.tuning.conclude import Winner, export_trial, scored, summarise_winner
+from vadtune.tuning.fits import Fit, Fitter
 from vadtune.tuning.past_run import open_run
+from vadtune.tuning.plan import Plan
 from vadtune.tuning.refits import (
+    N_FURTHER_FITS,
     add_further_fits,
     is_to_be_fitted_further,
     is_to_be_refitted,
     refit,
+    shared_out,
     training_and_validation,
 )
 from vadtune.tuning.study import BestTrial
+
+HERE = Fitter(cast("Plan", SimpleNamespace(device="cpu")))
 
 
 def mixed_problem():
@@ -52,7 +64,7 @@ def winner(tmp_path_factory):
 def test_a_refitted_model_has_seen_everything_and_its_scores_are_those_of_the_one_before(winner, tmp_path):
     first, problem = winner
     before = load_artifact(first.folder)
-    again = refit(replace(first, folder=tmp_path / "best"), problem, "cpu")
+    again = refit(replace(first, folder=tmp_path / "best"), problem, HERE)
     artifact = load_artifact(tmp_path / "best")
     assert again.is_refitted
     assert artifact.metrics == before.metrics | {"refitted": True}
@@ -75,7 +87,7 @@ def test_a_refitted_model_cannot_be_scored_on_its_own_table(tmp_path):
     past = open_run(make_run(tmp_path / "run"))
     problem = past.problem(tmp_path)
     exported = export_trial(past.best(), past.storage, problem, tmp_path / "best")
-    refit(exported, problem, "cpu")
+    refit(exported, problem, HERE)
     with pytest.raises(ArtifactError, match="nothing is left to score it on"):
         evaluate([str(tmp_path / "best")])
 
@@ -124,19 +136,19 @@ def test_a_further_fit_sees_the_observed_cells_of_training_and_validation_rows_a
 
 def test_a_model_and_its_further_fits_are_averaged_scored_and_saved(exported, tmp_path):
     first, problem = exported
-    again = add_further_fits(replace(first, folder=tmp_path / "best"), problem, "cpu")
+    again = add_further_fits(replace(first, folder=tmp_path / "best"), problem, HERE)
     fits = one, *_ = again.tested.artifact.members
-    assert [fit.weight for fit in fits] == [1 / 3] * 3
-    assert len({fit.config.seed for fit in fits}) == 3
+    assert [fit.weight for fit in fits] == [1 / (1 + N_FURTHER_FITS)] * (1 + N_FURTHER_FITS)
+    assert len({fit.config.seed for fit in fits}) == len(fits)
     x = as_tensor(problem.splits.test.rows.x)
-    average = sum(fit.decode(fit.posterior(x)) for fit in fits) / 3
+    average = sum(fit.decode(fit.posterior(x)) for fit in fits) / len(fits)
     assert load_artifact(tmp_path / "best").reconstruct(x).numpy() == pytest.approx(average.numpy(), abs=1e-6)
     # How sure it may be was chosen by rows that the others have seen: the first one says it.
     assert (one.spread, one.temperature) == (first.tested.artifact.spread, first.tested.artifact.temperature)
     told = summarise_winner(again)
     assert told["test_rmse"] == again.tested.scores.rmse != first.tested.scores.rmse
     assert (told["alone"]["test_rmse"], told["validation_rmse"]) == (first.tested.scores.rmse, first.trial.value)
-    assert (told["ensemble"], told["further_fits"]) == ({str(first.trial.number): 1.0}, 2)
+    assert (told["ensemble"], told["further_fits"]) == ({str(first.trial.number): 1.0}, N_FURTHER_FITS)
     assert "fitted further times" in (tmp_path / "best" / "README.md").read_text()
 
 
@@ -146,22 +158,25 @@ def test_members_of_an_ensemble_share_their_weights_with_their_further_fits_whic
     other = replace(artifact, weight=0.25, metrics=artifact.metrics | {"trial": 7})
     joined = replace(artifact, weight=0.75, others=(other,))
     winner = replace(first, tested=replace(first.tested, artifact=joined), folder=tmp_path / "best")
-    members = add_further_fits(winner, problem, "cpu").tested.artifact.members
-    assert [member.weight for member in members] == pytest.approx([0.25, 0.25 / 3, 0.25, 0.25, 0.25 / 3, 0.25 / 3])
+    members = add_further_fits(winner, problem, HERE).tested.artifact.members
     mine = first.trial.number
-    assert [member.metrics["trial"] for member in members] == [mine, 7, mine, mine, 7, 7]
+    assert [member.metrics["trial"] for member in members] == [mine, 7, mine, mine, mine, 7]
+    assert [member.weight for member in members] == pytest.approx([0.1875, 0.125, *[0.1875] * 3, 0.125])
 
 
-def test_a_further_fit_that_diverges_leaves_the_first_as_it_was(exported, tmp_path, monkeypatch):
+def test_heavy_members_are_fitted_more_often():
+    assert shared_out(4, [1.0]) == [(0, 1), (0, 2), (0, 3), (0, 4)]
+    assert shared_out(4, [0.25, 0.25, 0.25, 0.25]) == [(0, 1), (1, 1), (2, 1), (3, 1)]
+    assert shared_out(4, [0.55, 0.4, 0.05]) == [(0, 1), (0, 2), (1, 1), (1, 2)]
+
+
+def test_a_further_fit_that_diverges_is_left_out(exported, tmp_path):
     first, problem = exported
-
-    def diverge(*_):
-        raise NoUsableTrial("no")
-
-    monkeypatch.setattr(refits, "fit_rows", diverge)
-    again = add_further_fits(replace(first, folder=tmp_path / "best"), problem, "cpu")
+    again = add_further_fits(
+        replace(first, folder=tmp_path / "best"), problem, lambda _, fits: [NoUsableTrial("no")] * len(fits)
+    )
     assert again.tested.scores == first.tested.scores
-    assert len(again.tested.artifact.members) == 1
+    assert [member.weight for member in again.tested.artifact.members] == [1.0]
 
 
 def test_small_tables_are_fitted_further_where_several_models_may_be_averaged(monkeypatch):
@@ -174,9 +189,33 @@ def test_small_tables_are_fitted_further_where_several_models_may_be_averaged(mo
 
 def test_all_fits_are_refitted_with_seeds_of_their_own(exported, tmp_path):
     first, problem = exported
-    again = add_further_fits(replace(first, folder=tmp_path / "best"), problem, "cpu")
-    refit(again, problem, "cpu")
-    one, two, three = load_artifact(tmp_path / "best").members
+    again = add_further_fits(replace(first, folder=tmp_path / "best"), problem, HERE)
+    refit(again, problem, HERE)
     x = as_tensor(problem.splits.test.rows.x)
-    assert not one.decode(one.posterior(x)).equal(two.decode(two.posterior(x)))
-    assert not two.decode(two.posterior(x)).equal(three.decode(three.posterior(x)))
+    found = [
+        member.decode(member.posterior(x)).numpy().tobytes() for member in load_artifact(tmp_path / "best").members
+    ]
+    assert len(set(found)) == 1 + N_FURTHER_FITS
+
+
+def test_a_fit_that_is_cancelled_ends_after_the_epoch_it_is_in(exported):
+    first, problem = exported
+    rows = training_and_validation(problem)
+    trainer = Trainer(first.tested.artifact.config, as_tensor(rows.x), torch.device("cpu"), rows.codec)
+    fit_to_the_end(trainer, 100, lambda: trainer.epoch == 2)
+    assert trainer.epoch == 2
+
+
+@pytest.mark.cluster
+def test_models_fitted_by_ray_are_those_that_are_fitted_here(exported, cluster, monkeypatch):
+    monkeypatch.setattr(where, "SMALL", 0)
+    first, problem = exported
+    config = first.tested.artifact.config
+    wild = config.model_copy(update={"train": config.train.model_copy(update={"learning_rate": 1e30})})
+    fits = [Fit(config, 2), Fit(config.model_copy(update={"seed": 9}), None), Fit(wild, None)]
+    rows = training_and_validation(problem)
+    plan = cast("Plan", SimpleNamespace(device="cpu", cpus_per_trial=1.0, gpus_per_trial=0.0))
+    here, there = (Fitter(plan, cluster)(rows, fits) for cluster in (None, cluster))
+    for one, other in zip(here[:2], there[:2], strict=True):
+        assert all(one.state_dict()[name].equal(weight) for name, weight in other.state_dict().items())
+    assert all(isinstance(found[2], NoUsableTrial) and "diverged" in str(found[2]) for found in (here, there))

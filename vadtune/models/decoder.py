@@ -10,6 +10,7 @@ from pydantic import Discriminator, Field, Tag
 from torch import Tensor, nn
 
 from vadtune.errors import ConfigError
+from vadtune.models.dropout import Dropout
 from vadtune.settings import Settings
 
 Activation = Literal["silu", "gelu", "relu", "tanh", "leaky_relu"]
@@ -164,6 +165,6 @@ def mlp(n_inputs: int, n_outputs: int, settings: MLPSettings) -> nn.Sequential:
             layers.append(nn.LayerNorm(settings.hidden_dim))
         layers.append(ACTIVATIONS[settings.activation]())
         if settings.dropout > 0:
-            layers.append(nn.Dropout(settings.dropout))
+            layers.append(Dropout(settings.dropout))
         width = settings.hidden_dim
     return nn.Sequential(*layers, nn.Linear(width, n_outputs))

@@ -1,5 +1,7 @@
 """A model of a whole table, outside of any search: of all that is observed, or with some rows held back."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 
@@ -36,12 +38,17 @@ def fit_on_all(config: TrialConfig, table: Table, device: str, n_epochs: int | N
         NoUsableTrial: The training diverged.
     """
     scaler, codec = fit_units(table.values, table)
-    model = fit_rows(config, Rows(scaler.transform(table.values), codec), device, n_epochs)
-    return _artifact(model, config, scaler, table, {})
+    trainer = Trainer(config, as_tensor(scaler.transform(table.values)), torch.device(device), codec)
+    return _artifact(fit_to_the_end(trainer, n_epochs), config, scaler, table, {})
 
 
-def fit_rows(config: TrialConfig, rows: Rows, device: str, n_epochs: int | None = None) -> Model:
-    """Train on all that is observed of some rows, in scaled units; see `fit_on_all`.
+def fit_to_the_end(trainer: Trainer, n_epochs: int | None, is_cancelled: Callable[[], bool] = bool) -> Model:
+    """Train for so many epochs, or as many as its settings say.
+
+    Args:
+        trainer: Fresh, or as far as it is.
+        n_epochs: When to stop, if not at the last epoch; learning rates fall as if it were not the end.
+        is_cancelled: Asked before every epoch; what is there is returned once it says so.
 
     Returns:
         The model, on the CPU.
@@ -49,9 +56,8 @@ def fit_rows(config: TrialConfig, rows: Rows, device: str, n_epochs: int | None 
     Raises:
         NoUsableTrial: The training diverged.
     """
-    trainer = Trainer(config, as_tensor(rows.x), torch.device(device), rows.codec)
     try:
-        for _ in range(n_epochs or config.train.n_epochs):
+        while trainer.epoch < (n_epochs or trainer.settings.n_epochs) and not is_cancelled():
             trainer.fit_epoch()
     except Diverged as error:
         raise diverged(error) from None

@@ -1,16 +1,15 @@
 """One epoch of training and the state it leaves: decoder, noise, encoder and the posteriors of the training rows."""
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from vadtune.data.codec import Codec
 from vadtune.errors import Diverged
 from vadtune.models.base import Model, TrainingPosteriors
+from vadtune.models.dropout import dropping_by
 from vadtune.models.latents import column_means
 from vadtune.training.config import TrialConfig
 from vadtune.training.device import fitting_threads
@@ -44,7 +43,7 @@ class Trainer:
         self.posteriors: TrainingPosteriors = self.model.training_posteriors(self.batch, self.rng).to(device)
         self.optimizer = OPTIMIZERS[self.settings.optimizer](self.model.parameters(), self.settings.weight_decay)
         self.plateau = Plateau()
-        self.has_dropout = any(isinstance(module, nn.Dropout) for module in self.model.modules())
+        self.dropout_rng = torch.Generator(device)
         self.epoch = 0
 
     def fit_epoch(self) -> float:
@@ -61,7 +60,9 @@ class Trainer:
         order = torch.randperm(n_rows, generator=self.rng, device=self.rng.device)
         n_batches = math.ceil(n_rows / size)
         total = torch.zeros((), device=self.rng.device)
-        with self._seeded_dropout(), fitting_threads(self.model, min(size, n_rows)):
+        # Anew for each epoch: whoever goes on from a checkpoint drops the same units.
+        self.dropout_rng.manual_seed((self.rng.initial_seed() + self.epoch) % 2**63)
+        with dropping_by(self.dropout_rng), fitting_threads(self.model, min(size, n_rows)):
             for number, index in enumerate(order.split(size)):
                 progress = (self.epoch + number / n_batches) / self.settings.n_epochs
                 total += self._step(index, self._factor(progress))
@@ -83,16 +84,6 @@ class Trainer:
         self.optimizer.step(self.settings.learning_rate * factor)
         self.posteriors.update(self.settings.latent_learning_rate * factor)
         return losses.detach().sum()
-
-    @contextmanager
-    def _seeded_dropout(self) -> Iterator[None]:
-        """Seed torch's global generator, from which dropout draws, for one epoch; leave it as it was."""
-        if not self.has_dropout:
-            yield
-            return
-        with torch.random.fork_rng(devices=[self.rng.device] if self.rng.device.type == "cuda" else []):
-            torch.manual_seed((self.rng.initial_seed() + self.epoch) % 2**63)
-            yield
 
     def _factor(self, progress: float) -> float:
         match self.settings.schedule:

@@ -1,21 +1,22 @@
 """The winner, trained again: with the validation rows, while it can still be scored, and at last on all rows."""
 
-from contextlib import suppress
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from vadtune.data.problem import Problem
-from vadtune.data.splits import Rows
-from vadtune.data.tables import Table
+from vadtune.data.splits import Rows, Scaler, fit_units
 from vadtune.errors import NoUsableTrial
+from vadtune.models.base import Model
 from vadtune.training.artifact import Artifact, save_artifact
-from vadtune.training.fitting import fit_on_all, fit_rows
 from vadtune.tuning.conclude import Winner, score_calibrated
+from vadtune.tuning.fits import SMALL, Fit, Fitter
 
 # What is larger takes long to fit, and gains little by some more rows.
-MAX_CELLS = 150_000
-N_FURTHER_FITS = 2
+MAX_CELLS = SMALL
+N_FURTHER_FITS = 4
 
 
 def is_to_be_fitted_further(problem: Problem, *, asked: bool | None, n_members: int) -> bool:
@@ -31,20 +32,31 @@ def is_to_be_fitted_further(problem: Problem, *, asked: bool | None, n_members: 
     return is_small and n_members > 1 and asked is not False
 
 
-def add_further_fits(winner: Winner, problem: Problem, device: str) -> Winner:
-    """Let each member share its weight with further fits of its settings, on training and validation rows.
+def add_further_fits(winner: Winner, problem: Problem, fitter: Fitter) -> Winner:
+    """Let the members share their weights with further fits of their settings, on training and validation rows.
 
-    They have other seeds and take as many epochs as the first fit took to its best. Of the validation rows they see
+    These have other seeds and take as many epochs as the first fit took to its best. Of the validation rows they see
     the observed cells, as every model does when it is compared on them; never the hidden ones. The error on validation
     rows, and how sure the model may be, stay those of the first fits.
 
     Returns:
         The winner, scored and written again; a fit that diverged is left out.
     """
-    before, rows = winner.tested.artifact, training_and_validation(problem)
-    fits = [_fits(member, rows, device) for member in before.members]
-    first, *others = [fit for fit, *_ in fits] + [fit for _, *further in fits for fit in further]
-    about = before.metrics | {"further_fits": len(others) + 1 - len(fits)}
+    before = winner.tested.artifact
+    chosen = shared_out(N_FURTHER_FITS, [member.weight for member in before.members])
+    further = [_again(before.members[place], number) for place, number in chosen]
+    models = fitter(training_and_validation(problem), [_fit(member) for member in further])
+    fitted = [
+        (place, replace(member, model=model))
+        for (place, _), member, model in zip(chosen, further, models, strict=True)
+        if isinstance(model, Model)
+    ]
+    n_fits = Counter(range(len(before.members))) + Counter(place for place, _ in fitted)
+    first, *others = [
+        replace(member, weight=before.members[place].weight / n_fits[place])
+        for place, member in [*enumerate(before.members), *fitted]
+    ]
+    about = before.metrics | {"further_fits": len(fitted)}
     tested = score_calibrated(replace(first, others=tuple(others), metrics=about), problem)
     again = replace(winner, tested=tested, folder=save_artifact(tested.artifact, winner.folder))
     if winner.alone is not None:
@@ -52,16 +64,29 @@ def add_further_fits(winner: Winner, problem: Problem, device: str) -> Winner:
     return replace(again, members={winner.trial.number: 1.0}, alone=winner.tested.scores, value=winner.trial.value)
 
 
-def _fits(member: Artifact, rows: Rows, device: str) -> list[Artifact]:
-    """A member and its further fits, of equal weights."""
-    metrics = {name: member.metrics[name] for name in ("trial", "epoch")}
-    fits = [replace(member, others=())]
-    for number in range(1, N_FURTHER_FITS + 1):
-        config = member.config.model_copy(update={"seed": member.config.seed + number})
-        with suppress(NoUsableTrial):
-            model = fit_rows(config, rows, device, member.metrics["epoch"] or None)
-            fits.append(replace(fits[0], model=model, config=config, metrics=metrics))
-    return [replace(fit, weight=member.weight / len(fits)) for fit in fits]
+def shared_out(n_fits: int, weights: Sequence[float]) -> list[tuple[int, int]]:
+    """Which members are fitted further: each time the one whose weight rests on the fewest fits.
+
+    Returns:
+        Place of a member and number of its fit, from 1; in the order of their places.
+    """
+    n_further = [0] * len(weights)
+    for _ in range(n_fits):
+        n_further[max(range(len(weights)), key=lambda place: weights[place] / (1 + n_further[place]))] += 1
+    return [(place, number) for place, n in enumerate(n_further) for number in range(1, n + 1)]
+
+
+def _again(member: Artifact, number: int) -> Artifact:
+    """A member under another seed; its model is still the old one."""
+    config = member.config.model_copy(update={"seed": member.config.seed + number})
+    return replace(
+        member, config=config, others=(), metrics={name: member.metrics[name] for name in ("trial", "epoch")}
+    )
+
+
+def _fit(member: Artifact) -> Fit:
+    """As long as the member took to its best epoch."""
+    return Fit(member.config, member.metrics["epoch"] or None)
 
 
 def training_and_validation(problem: Problem) -> Rows:
@@ -81,7 +106,7 @@ def is_to_be_refitted(problem: Problem, *, asked: bool | None) -> bool:
     return bool(np.isnan(problem.table.values).any()) if asked is None else asked
 
 
-def refit(winner: Winner, problem: Problem, device: str) -> Winner:
+def refit(winner: Winner, problem: Problem, fitter: Fitter) -> Winner:
     """Train a winner's settings again on every observed cell of every row, as long as it took to its best epoch.
 
     The scores beside it stay those of the winner itself, which has not seen what it was scored on: nothing is left to
@@ -90,14 +115,16 @@ def refit(winner: Winner, problem: Problem, device: str) -> Winner:
     Raises:
         NoUsableTrial: The training diverged.
     """
-    tested = winner.tested
-    first, *others = (_refit(member, problem.table, device) for member in tested.artifact.members)
+    table, members = problem.table, winner.tested.artifact.members
+    scaler, codec = fit_units(table.values, table)
+    models = fitter(Rows(scaler.transform(table.values), codec), [_fit(member) for member in members])
+    first, *others = [_refitted(member, model, scaler) for member, model in zip(members, models, strict=True)]
     save_artifact(replace(first, others=tuple(others)), winner.folder)
     return replace(winner, is_refitted=True)
 
 
-def _refit(member: Artifact, table: Table, device: str) -> Artifact:
-    again = fit_on_all(member.config, table, device, member.metrics["epoch"] or None)
+def _refitted(member: Artifact, model: Model | NoUsableTrial, scaler: Scaler) -> Artifact:
+    if isinstance(model, NoUsableTrial):
+        raise model
     about, metrics = member.dataset | {"refitted": True}, member.metrics | {"refitted": True}
-    factors = {name: getattr(member, name) for name in ("weight", "spread", "temperature")}
-    return replace(again, dataset=about, metrics=metrics, **factors)
+    return replace(member, model=model, scaler=scaler, dataset=about, metrics=metrics, others=())

@@ -24,6 +24,7 @@ from vadtune.training.device import resolve_device
 from vadtune.tuning.cluster import Cluster
 from vadtune.tuning.conclude import evaluation_arrays, write_arrays, write_json
 from vadtune.tuning.ensemble import export_best, n_kept
+from vadtune.tuning.fits import Fitter
 from vadtune.tuning.preflight import check_folder, fills_machine
 from vadtune.tuning.record import begin, describe_run, summarise
 from vadtune.tuning.refits import add_further_fits, is_to_be_fitted_further, refit
@@ -99,12 +100,12 @@ def search_and_refit(settings: SearchSettings, table: Table) -> Found:
         begin(plan.folder, describe_run("vadtune.SearchImputer", plan, problem), resume=False)
         data = TrialData(problem.splits.train.rows, problem.splits.validation)
         outcome = run_search(plan, data, TrialRuns(), cluster=cluster)
-    if outcome.end == "interrupted":
-        raise KeyboardInterrupt(f"the study is in {plan.folder}")
-    winner = export_best(plan, problem, 1, settings.ensemble)[0]
-    if is_to_be_fitted_further(problem, asked=None, n_members=settings.ensemble):
-        winner = add_further_fits(winner, problem, plan.device)
-    winner = refit(winner, problem, plan.device)
+        if outcome.end == "interrupted":
+            raise KeyboardInterrupt(f"the study is in {plan.folder}")
+        winner, fitter = export_best(plan, problem, 1, settings.ensemble)[0], Fitter(plan, cluster)
+        if is_to_be_fitted_further(problem, asked=None, n_members=settings.ensemble):
+            winner = add_further_fits(winner, problem, fitter)
+        winner = refit(winner, problem, fitter)
     write_arrays(plan.folder / "evaluation.npz", evaluation_arrays(winner.tested, problem))
     write_json(plan.folder / "summary.json", summarise(plan, problem, outcome, winner, {}, time.monotonic() - began))
     error = winner.trial.value if winner.value is None else winner.value
