@@ -1,8 +1,9 @@
 """The imputers that `quality.py` compares vadtune with, and the process that runs one of them.
 
 `python benchmarks/opponents.py NAME FOLDER` reads what it may see from `FOLDER/seen.npz` and writes `FOLDER/NAME.npz`.
-All but `mice_lightgbm` fit on the observed cells of the training rows alone. MIWAE and GAIN are small implementations
-from their papers; of their training the weights that are best on validation cells are kept, which the papers do not do
+All but `mice_lightgbm` fit on the observed cells of the rows on which the search's winner is fitted at last: training
+and, in small tables, validation rows. MIWAE and GAIN, small implementations from their papers, need the latter to stop:
+of their training on training rows the weights that are best on validation cells are kept, which the papers do not do
 and which helps them.
 """
 
@@ -56,7 +57,7 @@ def extra_trees(seen: Seen) -> Imputation:
     from sklearn.impute import IterativeImputer
 
     forest = ExtraTreesRegressor(n_estimators=100, random_state=0, n_jobs=-1)
-    imputer = IterativeImputer(forest, max_iter=10, random_state=0, keep_empty_features=True).fit(seen.train)
+    imputer = IterativeImputer(forest, max_iter=10, random_state=0, keep_empty_features=True).fit(seen.final)
     return Imputation(np.asarray(imputer.transform(seen.test)))
 
 

@@ -119,7 +119,8 @@ def run_opponent(method: str, case: Case, problem: Problem, args: argparse.Names
     del case
     splits = problem.splits
     seen = {"validation": splits.validation.rows.x, "validation_truth": splits.validation.truth}
-    np.savez(folder / "seen.npz", train=splits.train.rows.x, test=both(problem), allow_pickle=False, **seen)
+    seen |= {"train": splits.train.rows.x, "test": both(problem), "final": splits.final_rows.x}
+    np.savez(folder / "seen.npz", allow_pickle=False, **seen)
     call([str(Path(__file__).with_name("opponents.py")), method, str(folder)], args.limit)
     with np.load(folder / f"{method}.npz") as arrays:
         x_hat = arrays["x_hat"]

@@ -99,7 +99,7 @@ def low_rank_table():
     complete /= complete.std(axis=0)
     hidden = rng.random(complete.shape) < 0.2
     seen, truth = np.where(hidden, np.float32(NAN), complete), np.where(hidden, complete, np.float32(NAN))
-    return Seen(seen[:400], seen[400:440], truth[400:440], seen), truth
+    return Seen(seen[:400], seen[400:440], truth[400:440], seen, seen[:400]), truth
 
 
 @pytest.mark.filterwarnings("ignore")  # those of scikit-learn and miceforest, which are not ours to mend

@@ -46,7 +46,8 @@ def splits_of(table: Table) -> Splits:
 
 
 def seen(splits: Splits) -> Seen:
-    return Seen(splits.train.rows.x, splits.validation.rows.x, splits.validation.truth, splits.test.rows.x)
+    validation = splits.validation
+    return Seen(splits.train.rows.x, validation.rows.x, validation.truth, splits.test.rows.x, splits.final_rows.x)
 
 
 def wait_until_ready(running: RunningBaselines, name: str) -> None:
@@ -72,7 +73,7 @@ def test_every_cell_is_filled_whatever_is_missing(method: Baseline, splits: Spli
     test[0] = np.nan  # a row that nothing is known of
     train[:, 4] = np.nan  # a column that was never observed
     train[:, 5] = 7.0  # a column that never varies
-    x_hat = method.impute(dataclasses.replace(known, train=train, test=test))
+    x_hat = method.impute(dataclasses.replace(known, train=train, test=test, final=train))
     assert x_hat.shape == test.shape
     assert np.isfinite(x_hat).all()
 
@@ -81,7 +82,7 @@ def test_every_cell_is_filled_whatever_is_missing(method: Baseline, splits: Spli
 def test_a_table_of_one_column_is_imputed_by_its_mean(method: Baseline):
     train = np.array([[1.0], [2.0], [6.0], [np.nan]], np.float32)
     hole = np.full((1, 1), np.nan, np.float32)
-    x_hat = method.impute(Seen(train, hole, np.ones((1, 1), np.float32), hole))
+    x_hat = method.impute(Seen(train, hole, np.ones((1, 1), np.float32), hole, train))
     np.testing.assert_allclose(x_hat, [[3.0]], rtol=1e-5)
 
 

@@ -11,6 +11,7 @@ import torch
 
 from tests.small_runs import SETTINGS, fitted, make_run, wine
 from tests.test_any_table import holed, tips
+from vadtune.data import splits
 from vadtune.data.frames import from_frame
 from vadtune.data.problem import Problem
 from vadtune.data.splits import DataConfig, split
@@ -24,7 +25,6 @@ from vadtune.training.fitting import fit_to_the_end
 from vadtune.training.run import as_tensor
 from vadtune.training.trainer import Trainer
 from vadtune.tuning import fits as where
-from vadtune.tuning import refits
 from vadtune.tuning.conclude import Winner, export_trial, scored, summarise_winner
 from vadtune.tuning.fits import Fit, Fitter
 from vadtune.tuning.past_run import open_run
@@ -36,7 +36,6 @@ from vadtune.tuning.refits import (
     is_to_be_refitted,
     refit,
     shared_out,
-    training_and_validation,
 )
 from vadtune.tuning.study import BestTrial
 
@@ -122,13 +121,13 @@ def exported(tmp_path_factory):
 
 def test_a_further_fit_sees_the_observed_cells_of_training_and_validation_rows_and_nothing_else(exported):
     _, problem = exported
-    splits, x = problem.splits, training_and_validation(problem).x
-    train, validation, test = splits.indices
+    x = problem.splits.final_rows.x
+    train, validation, test = problem.splits.indices
     assert len(x) == len(train) + len(validation)
-    known = splits.scaler.transform(problem.table.values[np.concatenate([train, validation])])
+    known = problem.splits.scaler.transform(problem.table.values[np.concatenate([train, validation])])
     seen = ~np.isnan(x)
     assert np.array_equal(x[seen], known[seen])
-    hidden = ~np.isnan(splits.validation.truth[: len(validation)])
+    hidden = ~np.isnan(problem.splits.validation.truth[: len(validation)])
     assert hidden.any()
     assert np.isnan(x[len(train) :][hidden]).all()
     assert not set(test) & {*train, *validation}
@@ -183,8 +182,9 @@ def test_small_tables_are_fitted_further_where_several_models_may_be_averaged(mo
     assert is_to_be_fitted_further(wine(), asked=None, n_members=4)
     assert not is_to_be_fitted_further(wine(), asked=None, n_members=1)
     assert not is_to_be_fitted_further(wine(), asked=False, n_members=4)
-    monkeypatch.setattr(refits, "MAX_CELLS", 160 * 13 - 1)
+    monkeypatch.setattr(splits, "MAX_SMALL_CELLS", 160 * 13 - 1)
     assert not is_to_be_fitted_further(wine(), asked=None, n_members=4)
+    assert wine().splits.final_rows is wine().splits.train.rows
 
 
 def test_all_fits_are_refitted_with_seeds_of_their_own(exported, tmp_path):
@@ -200,7 +200,7 @@ def test_all_fits_are_refitted_with_seeds_of_their_own(exported, tmp_path):
 
 def test_a_fit_that_is_cancelled_ends_after_the_epoch_it_is_in(exported):
     first, problem = exported
-    rows = training_and_validation(problem)
+    rows = problem.splits.final_rows
     trainer = Trainer(first.tested.artifact.config, as_tensor(rows.x), torch.device("cpu"), rows.codec)
     fit_to_the_end(trainer, 100, lambda: trainer.epoch == 2)
     assert trainer.epoch == 2
@@ -213,7 +213,7 @@ def test_models_fitted_by_ray_are_those_that_are_fitted_here(exported, cluster, 
     config = first.tested.artifact.config
     wild = config.model_copy(update={"train": config.train.model_copy(update={"learning_rate": 1e30})})
     fits = [Fit(config, 2), Fit(config.model_copy(update={"seed": 9}), None), Fit(wild, None)]
-    rows = training_and_validation(problem)
+    rows = problem.splits.final_rows
     plan = cast("Plan", SimpleNamespace(device="cpu", cpus_per_trial=1.0, gpus_per_trial=0.0))
     here, there = (Fitter(plan, cluster)(rows, fits) for cluster in (None, cluster))
     for one, other in zip(here[:2], there[:2], strict=True):

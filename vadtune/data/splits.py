@@ -20,6 +20,8 @@ LARGEST_LOG = 700.0  # the exponential of more is infinite
 # varied by 20% from search to search.
 WANTED_VALIDATION_CELLS = 4000
 MAX_VALIDATION_MASKS = 8
+# Of training and validation rows; what is larger takes long to fit again, and gains little by some more rows.
+MAX_SMALL_CELLS = 150_000
 
 
 class DataConfig(Settings):
@@ -163,6 +165,23 @@ class Splits:
     indices: tuple[IntArray, IntArray, IntArray]
     column_range: FloatArray
     codec: Codec
+
+    @property
+    def is_small(self) -> bool:
+        """Whether so little is left to train on that validation rows are missed there."""
+        n_rows, n_features = len(self.indices[0]) + len(self.indices[1]), len(self.column_range)
+        return n_rows * n_features <= MAX_SMALL_CELLS
+
+    @property
+    def final_rows(self) -> Rows:
+        """What to fit on once all is chosen: training rows, and below them those of validation if that `is_small`.
+
+        Of validation rows, too, no hidden cell is there; each comes once.
+        """
+        if not self.is_small:
+            return self.train.rows
+        n_validation = len(self.indices[1])
+        return Rows(np.concatenate([self.train.rows.x, self.validation.rows.x[:n_validation]]), self.codec)
 
 
 def split(table: Table, config: DataConfig) -> Splits:

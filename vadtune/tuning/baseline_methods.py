@@ -29,16 +29,18 @@ class Seen:
     """All that a baseline may see: float32 `(N, D)`, scaled, NaN where not observed.
 
     Attributes:
-        train: Rows to fit on.
+        train: Rows to fit on while a setting is chosen.
         validation: Rows to choose a setting on.
         validation_truth: Hidden values of the validation rows, NaN elsewhere.
         test: Rows to impute; their hidden values are not here.
+        final: Rows to fit on when nothing is left to choose: see `Splits.final_rows`.
     """
 
     train: FloatArray
     validation: FloatArray
     validation_truth: FloatArray
     test: FloatArray
+    final: FloatArray
 
 
 class Baseline(ABC):
@@ -55,13 +57,13 @@ class Baseline(ABC):
 @final
 @dataclass(frozen=True)
 class Mean(Baseline):
-    """The mean of the observed training cells of each column."""
+    """The mean of the observed cells of each column."""
 
     name: ClassVar[str] = "mean"
 
     def impute(self, seen: Seen) -> FloatArray:
         """Equal rows."""
-        return np.broadcast_to(column_means(seen.train), seen.test.shape)
+        return np.broadcast_to(column_means(seen.final), seen.test.shape)
 
 
 @final
@@ -76,7 +78,7 @@ class Knn(Baseline):
         """A cell that no neighbour knows gets the column mean."""
         from sklearn.impute import KNNImputer
 
-        imputer = KNNImputer(n_neighbors=self.n_neighbors, keep_empty_features=True).fit(seen.train)
+        imputer = KNNImputer(n_neighbors=self.n_neighbors, keep_empty_features=True).fit(seen.final)
         return np.asarray(imputer.transform(seen.test))
 
 
@@ -93,7 +95,7 @@ class Iterative(Baseline):
         from sklearn.experimental import enable_iterative_imputer  # noqa: F401
         from sklearn.impute import IterativeImputer
 
-        imputer = IterativeImputer(random_state=0, keep_empty_features=True).fit(seen.train.astype(np.float64))
+        imputer = IterativeImputer(random_state=0, keep_empty_features=True).fit(seen.final.astype(np.float64))
         return np.asarray(imputer.transform(seen.test.astype(np.float64)))
 
 
@@ -155,20 +157,29 @@ class IterativePca(Baseline):
 
     def impute(self, seen: Seen) -> FloatArray:
         """By the rank and the ridge that are best on validation; two worse ones in a row end the attempts."""
-        mean = column_means(seen.train)
-        x_hat = np.broadcast_to(mean, seen.test.shape)
-        best, n_worse = rmse(np.broadcast_to(mean, seen.validation.shape), seen.validation_truth), 0
-        for subspace in fit_subspaces(seen.train, self._usable_ranks(seen.train)):
-            error, ridge = min(
-                (rmse(subspace.impute(seen.validation, ridge), seen.validation_truth), ridge) for ridge in self.ridges
+        ranks, ridge, subspace = self._choose(seen)
+        if subspace is None:
+            return np.broadcast_to(column_means(seen.final), seen.test.shape)
+        if seen.final is not seen.train:
+            *_, subspace = fit_subspaces(seen.final, ranks)
+        return subspace.impute(seen.test, ridge)
+
+    def _choose(self, seen: Seen) -> tuple[tuple[int, ...], float, Subspace | None]:
+        """The ranks up to the best one, its ridge and its fit; None where the column means are better."""
+        ranks, ridge, n_worse = self._usable_ranks(seen.train), 1.0, 0
+        chosen, n_chosen = None, 0
+        best = rmse(np.broadcast_to(column_means(seen.train), seen.validation.shape), seen.validation_truth)
+        for n_tried, subspace in enumerate(fit_subspaces(seen.train, ranks), start=1):
+            error, found = min(
+                (rmse(subspace.impute(seen.validation, r), seen.validation_truth), r) for r in self.ridges
             )
             if error < best:
-                x_hat, best, n_worse = subspace.impute(seen.test, ridge), error, 0
+                chosen, n_chosen, ridge, best, n_worse = subspace, n_tried, found, error, 0
             else:
                 n_worse += 1
             if n_worse == 2:
                 break
-        return x_hat
+        return ranks[:n_chosen], ridge, chosen
 
     def _usable_ranks(self, x: FloatArray) -> tuple[int, ...]:
         """Ranks below full rank; a wide table skips those that are far too small for it."""
@@ -249,7 +260,7 @@ def main(name: str, folder: Path, time_limit_s: float) -> None:
         (folder / f"{name}{READY}").touch()
     baseline = next(baseline for baseline in METHODS if baseline.name == name)
     with np.load(folder / INPUT) as arrays:
-        seen = Seen(**arrays)
+        seen = Seen(**arrays) if "final" in arrays else Seen(final=arrays["train"], **arrays)
     x_hat = np.asarray(baseline.impute(seen), np.float32)
     if not np.isfinite(x_hat).all():
         raise FloatingPointError("the imputed values are not finite")

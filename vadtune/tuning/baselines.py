@@ -177,11 +177,7 @@ def _refusals(names: tuple[str, ...], n_columns: int) -> dict[str, str]:
 
 def _write_seen(path: Path, splits: Splits) -> None:
     """What baselines see: one-hot columns for categories, of whose estimates the largest is their answer."""
-    encode = splits.codec.encode
-    np.savez(
-        path,
-        train=encode(splits.train.rows.x),
-        validation=encode(splits.validation.rows.x),
-        validation_truth=encode(splits.validation.truth),
-        test=encode(splits.test.rows.x),
-    )
+    seen = {"train": splits.train.rows.x, "test": splits.test.rows.x}
+    seen |= {"validation": splits.validation.rows.x, "validation_truth": splits.validation.truth}
+    seen |= {"final": splits.final_rows.x} if splits.is_small else {}
+    np.savez(path, allow_pickle=False, **{name: splits.codec.encode(x) for name, x in seen.items()})

@@ -12,10 +12,8 @@ from vadtune.errors import NoUsableTrial
 from vadtune.models.base import Model
 from vadtune.training.artifact import Artifact, save_artifact
 from vadtune.tuning.conclude import Winner, score_calibrated
-from vadtune.tuning.fits import SMALL, Fit, Fitter
+from vadtune.tuning.fits import Fit, Fitter
 
-# What is larger takes long to fit, and gains little by some more rows.
-MAX_CELLS = SMALL
 N_FURTHER_FITS = 4
 
 
@@ -27,9 +25,7 @@ def is_to_be_fitted_further(problem: Problem, *, asked: bool | None, n_members: 
         asked: Whether to train after the search; None: where it serves.
         n_members: How many trials may be averaged.
     """
-    train, validation, _ = problem.splits.indices
-    is_small = (len(train) + len(validation)) * problem.table.n_features <= MAX_CELLS
-    return is_small and n_members > 1 and asked is not False
+    return problem.splits.is_small and n_members > 1 and asked is not False
 
 
 def add_further_fits(winner: Winner, problem: Problem, fitter: Fitter) -> Winner:
@@ -45,7 +41,7 @@ def add_further_fits(winner: Winner, problem: Problem, fitter: Fitter) -> Winner
     before = winner.tested.artifact
     chosen = shared_out(N_FURTHER_FITS, [member.weight for member in before.members])
     further = [_again(before.members[place], number) for place, number in chosen]
-    models = fitter(training_and_validation(problem), [_fit(member) for member in further])
+    models = fitter(problem.splits.final_rows, [_fit(member) for member in further])
     fitted = [
         (place, replace(member, model=model))
         for (place, _), member, model in zip(chosen, further, models, strict=True)
@@ -87,13 +83,6 @@ def _again(member: Artifact, number: int) -> Artifact:
 def _fit(member: Artifact) -> Fit:
     """As long as the member took to its best epoch."""
     return Fit(member.config, member.metrics["epoch"] or None)
-
-
-def training_and_validation(problem: Problem) -> Rows:
-    """What may be seen of these rows, in scaled units: validation rows are there once, below the others."""
-    splits = problem.splits
-    n_validation = len(splits.indices[1])
-    return Rows(np.concatenate([splits.train.rows.x, splits.validation.rows.x[:n_validation]]), splits.codec)
 
 
 def is_to_be_refitted(problem: Problem, *, asked: bool | None) -> bool:
