@@ -269,7 +269,8 @@ class SearchImputer(Imputer):
         mechanism: Why they are hidden: `mcar`, `mar`, `mnar`, `block` or `landmark`.
         sampler: Proposes settings: `tpe`, `gp`, `cmaes`, `qmc`, `random` or `grid`.
         scheduler: Stops trials: `asha`, `hyperband`, `median` or `none`.
-        ensemble: Average at most so many trials, where that is better on the validation rows.
+        ensemble: Average at most so many trials, where that is better on the validation rows, and in small tables with
+            further fits of them; 1: one model.
         runs: Folder of run folders.
         add_indicator: Whether to append columns that say what was unknown.
         keep_empty_features: Whether columns without any observed cell stay, filled with 0.
