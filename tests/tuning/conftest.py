@@ -8,14 +8,13 @@ import numpy as np
 import pytest
 
 from tests.tuning import fake_runs
-from tests.tuning.fake_runs import FakeConfig, FakeRuns
+from tests.tuning.fake_runs import MAX_EPOCHS, SCHEDULER, FakeConfig, FakeRuns
 from vadtune.data.storage import open_storage
 from vadtune.settings import Nested
 from vadtune.tuning.cluster import Cluster
 from vadtune.tuning.runner import Outcome, Plan, run_search
 from vadtune.tuning.runs import RunFactory
 from vadtune.tuning.samplers import TPE
-from vadtune.tuning.schedulers import ASHA
 from vadtune.tuning.space import Space, make_space
 
 LINE: Nested = {"model": {"x": {"low": -3.0, "high": 3.0}, "depth": {"low": 1, "high": 8}}}
@@ -47,8 +46,8 @@ def plan(tmp_path: Path, line: Space) -> Plan:
         storage=open_storage(str(tmp_path)),
         space=line,
         sampler=TPE(),
-        scheduler=ASHA(),
-        max_epochs=45,
+        scheduler=SCHEDULER,
+        max_epochs=MAX_EPOCHS,
         n_trials=6,
     )
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from tests.tuning.conftest import LINE
-from tests.tuning.fake_runs import FakeConfig, FakeRuns
+from tests.tuning.fake_runs import MAX_EPOCHS, SCHEDULER, FakeConfig, FakeRuns
 from vadtune.data.storage import open_storage
 from vadtune.errors import VadtuneError
 from vadtune.tuning.cluster import Cluster, shipment
@@ -20,7 +20,6 @@ from vadtune.tuning.database import Database
 from vadtune.tuning.progress import Snapshot
 from vadtune.tuning.runner import Plan, run_search
 from vadtune.tuning.samplers import TPE
-from vadtune.tuning.schedulers import ASHA
 from vadtune.tuning.space import make_space
 
 
@@ -42,8 +41,8 @@ def main(folder: Path, n_trials: int, epoch_s: float, url: str | None = None) ->
         concurrent=1 if url else None,
         space=make_space(LINE, FakeConfig, "line"),
         sampler=TPE(),
-        scheduler=ASHA(),
-        max_epochs=45,
+        scheduler=SCHEDULER,
+        max_epochs=MAX_EPOCHS,
         n_trials=n_trials,
     )
     address = os.environ.get("ADDRESS")

@@ -13,8 +13,11 @@ from pydantic import Field
 
 from vadtune.errors import Diverged
 from vadtune.settings import Nested, Settings
+from vadtune.tuning.schedulers import ASHA
 
 FAT = 4 * 2**20  # bytes of a checkpoint of the kind "fat"
+MAX_EPOCHS = 45
+SCHEDULER = ASHA(reduction_factor=3)  # rungs at epochs 5 and 15
 
 
 class FakeModel(Settings):

@@ -57,8 +57,12 @@ def test_trials_that_need_too_much_memory_fail_for_that_reason_and_the_next_in_t
 
 
 def test_a_worker_that_dies_a_third_time_fails_its_trial_alone(search, plan, tmp_path):
-    space = make_space({"model": {"kind": {"choices": ["mortal", "quiet"]}, "fuse": 20}}, FakeConfig, "space")
-    plan = dataclasses.replace(plan, space=space, sampler=Grid(), n_trials=None)
+    kinds = ["mortal", "quiet"]
+    # As first points they come to their end, whichever is the first to reach a rung.
+    model, first = {"kind": {"choices": kinds}, "fuse": 20}, [{"model": {"kind": kind}} for kind in kinds]
+    plan = dataclasses.replace(
+        plan, space=make_space({"model": model, "first": first}, FakeConfig, "space"), n_trials=2
+    )
     journal = tmp_path / "journal"
     assert search(plan, FakeRuns(journal=journal)).trials["failed"] == 1
     mortal, quiet = sorted(trials(plan), key=lambda trial: trial.params["model.kind"])

@@ -11,12 +11,11 @@ from optuna.trial import TrialState
 
 from tests.small_runs import DATA
 from tests.tuning.conftest import LINE
-from tests.tuning.fake_runs import FakeConfig
+from tests.tuning.fake_runs import MAX_EPOCHS, SCHEDULER, FakeConfig
 from tests.zygote import Command
 from vadtune.errors import ConfigError
 from vadtune.report.run import read_run
 from vadtune.tuning.conclude import write_json
-from vadtune.tuning.schedulers import ASHA
 from vadtune.tuning.space import make_space
 from vadtune.tuning.study import read_study
 
@@ -83,7 +82,7 @@ def test_twenty_kills_at_random_moments_lose_and_double_nothing(zygote, tmp_path
     assert len({json.dumps(trial.params) for trial in last}) == N_TRIALS
     values = [trial.value for trial in last if trial.state == TrialState.COMPLETE]
     assert min(values) <= min((trial.value for trial in ended.values() if trial.value is not None), default=9e9)
-    rungs = set(ASHA().rungs(45))
+    rungs = set(SCHEDULER.rungs(MAX_EPOCHS))
     assert all(trial.last_step in rungs for trial in last if trial.state == TrialState.PRUNED)
     assert len(list(folder.glob("ray/*/checkpoint_*"))) == 1
     names = {path.name for path in folder.iterdir()}
