@@ -45,6 +45,7 @@ JOINING = {"RAY_NUM_REDIS_GET_RETRIES": "1"}
 # What nodes of a running cluster get of the driver's environment. It lies open in Ray's store: no credentials.
 SHIPPED = ("AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "OMP_WAIT_POLICY")
 CONNECT_S = 10.0
+GONE = "The Ray cluster does not answer any more. The study is saved: go on with --resume."
 Address = tuple[str, int]
 
 

@@ -16,7 +16,7 @@ from vadtune.training.config import TrialConfig
 from vadtune.training.fitting import fit_to_the_end
 from vadtune.training.run import as_tensor
 from vadtune.training.trainer import Trainer
-from vadtune.tuning.cluster import Cluster, ClusterLost, Watchdog, landmarks
+from vadtune.tuning.cluster import GONE, Cluster, ClusterLost, Watchdog, landmarks
 from vadtune.tuning.plan import Plan
 from vadtune.tuning.trial_runs import TrialRuns
 
@@ -73,7 +73,7 @@ class Fitter:
                 _, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=POLL_S)
         if lost.is_set():
             cluster.abandon()
-            raise ClusterLost("The Ray cluster does not answer any more. The study is saved: go on with --resume.")
+            raise ClusterLost(GONE)
         return [self._collect(ref, rows, fit) for ref, fit in zip(promised, fits, strict=True)]
 
     def _cpus_each(self, cluster: Cluster, n_fits: int) -> float:

@@ -36,7 +36,7 @@ def add_further_fits(winner: Winner, problem: Problem, fitter: Fitter) -> Winner
     rows, and how sure the model may be, stay those of the first fits.
 
     Returns:
-        The winner, scored and written again; a fit that diverged is left out.
+        The winner, scored and written again; a fit that diverged is left out, and the winner as it was if all did.
     """
     before = winner.tested.artifact
     chosen = shared_out(N_FURTHER_FITS, [member.weight for member in before.members])
@@ -47,6 +47,8 @@ def add_further_fits(winner: Winner, problem: Problem, fitter: Fitter) -> Winner
         for (place, _), member, model in zip(chosen, further, models, strict=True)
         if isinstance(model, Model)
     ]
+    if not fitted:
+        return winner
     n_fits = Counter(range(len(before.members))) + Counter(place for place, _ in fitted)
     first, *others = [
         replace(member, weight=before.members[place].weight / n_fits[place])

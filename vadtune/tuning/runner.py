@@ -10,7 +10,7 @@ from typing import Any
 
 from vadtune.data.storage import RAY_FOLDER
 from vadtune.errors import VadtuneError
-from vadtune.tuning.cluster import Cluster, ClusterLost, Watchdog, interrupt_main_thread, landmarks, quiet_ray
+from vadtune.tuning.cluster import GONE, Cluster, ClusterLost, Watchdog, interrupt_main_thread, landmarks, quiet_ray
 from vadtune.tuning.database import StudyLost, database_errors, first_line
 from vadtune.tuning.lock import locked
 from vadtune.tuning.plan import Outcome, Plan
@@ -195,8 +195,7 @@ def _signals(session: Session) -> Iterator[None]:
     def lost(number: int, frame: object) -> None:  # noqa: ARG001
         if session.is_closing:
             return
-        problem = "The Ray cluster does not answer any more. The study is saved: go on with --resume."
-        session.end_abruptly(ClusterLost(problem))
+        session.end_abruptly(ClusterLost(GONE))
 
     handlers = {signal.SIGINT: stop, signal.SIGTERM: stop, signal.SIGUSR2: lost}
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
