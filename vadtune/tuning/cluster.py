@@ -22,6 +22,8 @@ from typing import Any
 
 import vadtune
 from vadtune.errors import INTERRUPTED, ConfigError, VadtuneError
+from vadtune.tuning.forkserver import ForkServer
+from vadtune.tuning.lean_node import only_what_trials_need
 from vadtune.tuning.scratch import clear_scratch, make_scratch
 
 # Ray reads all of these from the environment of the driver; its workers inherit them.
@@ -79,6 +81,8 @@ class Cluster:
         self._ready: Future[bool] = Future()
         self._over = threading.Event()
         self._is_lost = False
+        self._folder: Path | None = None  # of a Ray that is started here
+        self._fork_server: ForkServer | None = None
         self._thread = threading.Thread(target=self._live, name="vadtune-ray", daemon=True)
 
     def start(self) -> None:
@@ -92,6 +96,9 @@ class Cluster:
         if not self._thread.is_alive():
             prestart = {"RAY_prestart_worker_first_driver": str(int(self.one_each))}
             os.environ.update(ENVIRONMENT | prestart if self.address is None else ENVIRONMENT | JOINING)
+            if self.address is None and not _is_running():
+                self._folder = make_scratch("ray", _temporary_root())
+                self._fork_server = ForkServer(self._folder) if sys.platform == "linux" else None
             # Not in the thread, beside what else is imported: Ray's processes are to start while we go on.
             import ray  # noqa: F401
 
@@ -151,12 +158,10 @@ class Cluster:
     def _live(self) -> None:
         import ray
 
-        folder = None
         try:
             is_ours = not ray.is_initialized()
             if is_ours:
-                folder = make_scratch("ray", _temporary_root()) if self.address is None else None
-                self._connect(folder)
+                self._connect(self._folder)
                 # Or Ray prints what happens to workers to stdout, on exit too. The study tells it.
                 ray._private.worker._worker_logs_enabled = False
             self._ready.set_result(is_ours)
@@ -167,8 +172,10 @@ class Cluster:
         if is_ours and not self._is_lost:
             ray.shutdown()
             ray._private.worker._worker_logs_enabled = True
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
+        if self._fork_server is not None:
+            self._fork_server.close()
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def _connect(self, folder: Path | None) -> None:
         import ray
@@ -177,7 +184,7 @@ class Cluster:
         options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
         if folder is not None:
             try:
-                with _only_what_trials_need():
+                with only_what_trials_need(self._fork_server):
                     ray.init(num_cpus=self.n_cpus, include_dashboard=False, _temp_dir=str(folder), **options)
             except Exception as error:  # noqa: BLE001 – Ray raises just this when a busy machine is too slow for it
                 said = str(error).partition(". ")[0]
@@ -225,6 +232,12 @@ class Cluster:
         if not host or not port.isdigit():
             raise ValueError("neither auto nor an address")
         socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
+
+
+def _is_running() -> bool:
+    """Whether this process has a Ray already; it may be asked before Ray is imported."""
+    ray = sys.modules.get("ray")
+    return ray is not None and ray.is_initialized()
 
 
 def about_token(address: str | None, problem: str) -> str:
@@ -285,29 +298,6 @@ def landmarks() -> tuple[Address, Address]:
     mine = next(node for node in ray.nodes() if node["NodeID"] == context.get_node_id())  # type: ignore[no-untyped-call]
     host, _, port = context.gcs_address.rpartition(":")
     return (mine["NodeManagerAddress"], int(mine["NodeManagerPort"])), (host.strip("[]"), int(port))
-
-
-@contextmanager
-def _only_what_trials_need() -> Iterator[None]:
-    """Keep Ray from starting its autoscaler, its API server and its log monitor: nobody would ask them here.
-
-    They are Python processes that cost 2.4 CPU-seconds, and Ray waits for the second as it starts (1 to 2 s) and for
-    the first as it ends (1 s).
-    """
-    from ray._private.node import Node
-
-    def nothing(*_: object, **__: object) -> None:
-        """Start nothing."""
-
-    names = ("start_monitor", "start_api_server", "start_log_monitor")
-    starters = {name: getattr(Node, name) for name in names if hasattr(Node, name)}
-    for name in starters:
-        setattr(Node, name, nothing)
-    try:
-        yield
-    finally:
-        for name, starter in starters.items():
-            setattr(Node, name, starter)
 
 
 @contextmanager

@@ -1,0 +1,124 @@
+"""A process that has imported what trials need, and forks into Ray's workers: one costs 0.1 s, not 3 s of a CPU.
+
+`ForkServer` starts it beside Ray. Ray's node then starts `worker.py` instead of its own `default_worker.py`; that hands
+its arguments, environment and open files over to the server and is gone. The fork goes on as Ray's own program does,
+and is a worker like any other to Ray, which knows it by its process number.
+"""
+
+import gc
+import importlib
+import json
+import os
+import runpy
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from vadtune.tuning import worker
+
+# What a worker imports before its first trial.
+IMPORTS = ("ray", "vadtune.tuning.trainable", "vadtune.tuning.trial_runs")
+JOB_ID = "RAY_JOB_ID"
+ANY_JOB = "ffffffff"  # a worker that was not started for a certain driver
+N_FILES = 3  # stdin, stdout, stderr
+MAX_REQUEST = 1 << 20  # bytes
+MAX_WAITING = 1024  # workers that may ask at once
+
+
+class ForkServer:
+    """The server, from its start to `close`; it ends with the process that started it, too.
+
+    Args:
+        folder: For its socket; only this user may enter it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.address = folder / "fork"
+        # It ends when nobody holds the other end of its stdin any more. Groups: Ctrl-C is for the search alone.
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-W", "ignore", "-m", __name__, str(self.address)],
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            process_group=0,
+        )
+
+    def serve(self, node: Any) -> None:
+        """Let a node of Ray that is not started yet start its workers here."""
+        node._ray_params.env_vars = {worker.ADDRESS: str(self.address), worker.PROGRAM: node._ray_params.worker_path}
+        node._ray_params.worker_path = worker.__file__
+
+    def close(self) -> None:
+        """End the server; workers go on."""
+        self._process.kill()
+        self._process.communicate()
+
+
+def main(address: str) -> None:
+    """Listen, import, and fork whenever `worker.py` asks, until stdin is closed."""
+    # It imports and forks; nothing of it is garbage, and its forks share its memory as long as nobody looks it through.
+    gc.disable()
+    # Ray's library reads these as it is loaded, and never again.
+    os.environ |= {JOB_ID: ANY_JOB, "RAY_RAYLET_PID": str(os.getpid())}
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # forks that have ended leave nothing behind
+    with socket.socket(socket.AF_UNIX) as server, selectors.DefaultSelector() as events:
+        server.bind(address)
+        server.listen(MAX_WAITING)
+        for module in IMPORTS:
+            importlib.import_module(module)
+        gc.freeze()
+        events.register(server, selectors.EVENT_READ)
+        events.register(sys.stdin, selectors.EVENT_READ)
+        while True:
+            ready = [key.fileobj for key, _ in events.select()]
+            if sys.stdin in ready:
+                return
+            connection, _ = server.accept()
+            with connection:
+                request, files = _receive(connection)
+                pid = os.fork() if request and request["environment"].get(JOB_ID) == ANY_JOB else None
+                if pid == 0:
+                    break
+                if pid is not None:
+                    connection.sendall(b"%d" % pid)
+            for file in files:
+                os.close(file)
+    _become(request, files)
+
+
+def _receive(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
+    """What a worker is to be, and its stdin, stdout and stderr; nothing if whoever asked has gone."""
+    text, files, _, _ = socket.recv_fds(connection, MAX_REQUEST, N_FILES)
+    while text and not text.endswith(b"\n"):
+        part = connection.recv(MAX_REQUEST)
+        text = text + part if part else b""
+    return json.loads(text) if text else {}, files
+
+
+def _become(request: dict[str, Any], files: list[int]) -> None:
+    """Go on as the worker that Ray wanted to start."""
+    from ray._raylet import Config  # type: ignore[attr-defined]  # it is compiled
+
+    os.setpgid(0, 0)  # Ray ends whole groups
+    for target, file in enumerate(files):
+        os.dup2(file, target)
+        os.close(file)
+    os.chdir(request["folder"])
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    os.setpriority(os.PRIO_PROCESS, 0, request["niceness"])
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, request["blocked_signals"])
+    gc.enable()
+    Config.initialize("")  # Ray's settings are those of the environment
+    sys.argv = [request["program"], *request["arguments"]]
+    runpy.run_path(request["program"], run_name="__main__")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
