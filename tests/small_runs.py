@@ -14,7 +14,8 @@ from vadtune.settings import Nested, flatten, parse
 from vadtune.training.artifact import save_artifact
 from vadtune.training.config import TrialConfig
 from vadtune.training.run import TrialRun
-from vadtune.tuning.conclude import scored, write_json
+from vadtune.tuning.conclude import scored
+from vadtune.tuning.record import write_json
 from vadtune.tuning.samplers import draw_seed
 from vadtune.tuning.schedulers import report_epochs
 from vadtune.tuning.space import make_space

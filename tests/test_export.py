@@ -12,7 +12,8 @@ from tests.small_runs import make_run, modules_after, wine
 from vadtune.data.datasets import load
 from vadtune.errors import ArtifactError, ConfigError
 from vadtune.export import main
-from vadtune.models.decoder import ACTIVATIONS, DecoderConfig, ProjectiveConfig
+from vadtune.models.config import DecoderConfig, ProjectiveConfig
+from vadtune.models.decoder import ACTIVATIONS
 from vadtune.settings import parse
 from vadtune.training.artifact import load_artifact
 from vadtune.training.config import InferConfig

@@ -11,7 +11,7 @@ from vadtune.settings import parse
 from vadtune.train import default_config, main, resolve_config
 from vadtune.training.artifact import load_artifact
 from vadtune.training.config import TrialConfig
-from vadtune.tuning.conclude import write_json
+from vadtune.tuning.record import write_json
 
 WINE = ["wine", "--missing-rate", "0.2"]
 

@@ -4,6 +4,7 @@ import argparse
 import atexit
 import contextlib
 import csv
+import gc
 import io
 import json
 import os
@@ -118,6 +119,8 @@ def run(command: Callable[[list[str]], int | None]) -> NoReturn:
     """Run a command as a program: its errors become one line on stderr and an exit code."""
     # Before torch is loaded: threads of OpenMP that spin while they wait make a busy machine ten times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # To import torch, Ray and plotly makes half a million objects, none of them garbage: looking for it took 0.4 s.
+    gc.set_threshold(50_000)
     # To be asked to end by whoever runs machines is to be interrupted: what is half written goes, and the code is 130.
     signal.signal(signal.SIGTERM, _terminated)
     sys.unraisablehook = _interrupt_again

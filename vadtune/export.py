@@ -121,7 +121,8 @@ def export_one(past: "PastRun", trial: "BestTrial", problem: "Problem", folder: 
 
 def describe(winner: "Winner") -> Nested:
     """What is told of one exported trial."""
-    from vadtune.tuning.conclude import mixed_scores, validation_name
+    from vadtune.tuning.conclude import validation_name
+    from vadtune.tuning.summary import mixed_scores
 
     scores = winner.tested.scores
     return {

@@ -118,11 +118,9 @@ def _search(
     began: float,
 ) -> tuple[Nested, bool]:
     """All between the table and the result's document; True if it was interrupted."""
-    from vadtune.tuning.ensemble import export_best
-    from vadtune.tuning.fits import Fitter
     from vadtune.tuning.lock import locked
     from vadtune.tuning.preflight import check_folder
-    from vadtune.tuning.record import begin, describe_run, rounded, summarise
+    from vadtune.tuning.record import begin, describe_run
     from vadtune.tuning.space import for_columns
 
     space, sampler, scheduler = resolve_space(args, is_image=problem.table.image_shape is not None)
@@ -140,6 +138,11 @@ def _search(
         is_interrupted = outcome.end == "interrupted"
         if is_interrupted:
             _say_resume(command, folder)
+        # Not before: torch is loaded while the last trials run.
+        from vadtune.tuning.ensemble import export_best
+        from vadtune.tuning.fits import Fitter
+        from vadtune.tuning.summary import rounded, summarise
+
         phases = outcome.seconds_by_phase
         try:
             with _timed(phases, "export"):
@@ -215,8 +218,7 @@ def make_plan(args: argparse.Namespace, folder: Path, space: "Space", sampler: A
     from vadtune.training.config import TrainConfig
     from vadtune.training.device import resolve_device
     from vadtune.tuning.database import Database, check_url
-    from vadtune.tuning.ensemble import n_kept
-    from vadtune.tuning.runner import Plan
+    from vadtune.tuning.plan import Plan, n_kept
 
     device, gpus_per_trial = resolve_device(args.device, args.gpus_per_trial)
     budget = args.time_budget
@@ -271,23 +273,23 @@ def _run(plan: "Plan", problem: "Problem", cluster: "Cluster") -> "Outcome":
 
 
 class _Watcher:
-    """Shows the search on the console, and loads what draws the report while the last trials leave a CPU idle: 2 s."""
+    """Shows the search on the console, and loads what its end needs, torch and plotly, while the last trials run."""
+
+    LOAD_BEFORE_S = 5.0
 
     def __init__(self) -> None:
         from vadtune.console import Console
 
         self.console = Console()
-        self.loading = threading.Thread(target=importlib.import_module, args=("vadtune.report.page",), daemon=True)
-        self.most_at_once = 0
+        self.loading = threading.Thread(target=_load_end, daemon=True)
 
     def update(self, snapshot: "Snapshot") -> None:
         """Show the state."""
         self.console.update(snapshot)
-        n_running = len(snapshot.running)
-        self.most_at_once = max(self.most_at_once, n_running)
-        n_begun = snapshot.complete + snapshot.pruned + snapshot.failed + n_running
+        n_begun = snapshot.complete + snapshot.pruned + snapshot.failed + len(snapshot.running)
         is_last = snapshot.n_trials is not None and n_begun >= snapshot.n_trials
-        if is_last and n_running < self.most_at_once and self.loading.ident is None:
+        is_late = snapshot.eta_s is not None and snapshot.eta_s < self.LOAD_BEFORE_S
+        if (is_last or is_late) and self.loading.ident is None:
             self.loading.start()
 
     def __enter__(self) -> Self:
@@ -298,6 +300,11 @@ class _Watcher:
         if self.loading.ident is not None:
             # Nothing else may happen while Ray ends: garbage of Ray's that a thread collects then ends this process.
             self.loading.join()
+
+
+def _load_end() -> None:
+    for module in ("vadtune.tuning.refits", "vadtune.tuning.summary", "vadtune.report.page"):
+        importlib.import_module(module)
 
 
 def _refit(winner: "Winner", problem: "Problem", fitter: "Fitter", args: argparse.Namespace) -> "Winner":
@@ -325,7 +332,8 @@ def _timed(phases: dict[str, float], name: str) -> Iterator[None]:
 
 
 def _evaluate(folder: Path, winner: "Winner", problem: "Problem") -> None:
-    from vadtune.tuning.conclude import evaluation_arrays, write_arrays
+    from vadtune.tuning.conclude import evaluation_arrays
+    from vadtune.tuning.record import write_arrays
 
     write_arrays(folder / "evaluation.npz", evaluation_arrays(winner.tested, problem))
 
@@ -337,7 +345,7 @@ def _write_report(folder: Path) -> None:
 
 
 def _write_summary(folder: Path, document: Nested) -> None:
-    from vadtune.tuning.conclude import write_json
+    from vadtune.tuning.record import write_json
 
     write_json(folder / "summary.json", document)
 

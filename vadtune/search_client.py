@@ -193,7 +193,7 @@ def _bring(remote: "Remote", folder: Path) -> Nested | None:
         ConfigError: It cannot be written here, or another run lies there.
     """
     from vadtune.tuning.client import fetch, unpack
-    from vadtune.tuning.conclude import write_json
+    from vadtune.tuning.record import write_json
 
     try:
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:

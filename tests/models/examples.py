@@ -2,9 +2,7 @@
 
 import torch
 
-from vadtune.models.decoder import DecoderConfig
-from vadtune.models.likelihood import NoiseConfig
-from vadtune.models.vad import VADConfig
+from vadtune.models.config import DecoderConfig, NoiseConfig, VADConfig
 
 
 def holes(x, missing_rate=0.4, seed=0):

@@ -8,8 +8,8 @@ from torch.testing import assert_close
 
 from tests.models.examples import normal
 from vadtune.errors import ConfigError
-from vadtune.models.decoder import ACTIVATIONS, Activation, DecoderConfig
-from vadtune.models.likelihood import MIN_NOISE_LOG_VAR, NoiseConfig
+from vadtune.models.config import MIN_NOISE_LOG_VAR, Activation, DecoderConfig, NoiseConfig
+from vadtune.models.decoder import ACTIVATIONS
 from vadtune.models.objective import Batch, reconstruction_loss
 from vadtune.settings import parse
 

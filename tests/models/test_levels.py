@@ -12,11 +12,9 @@ from tests.models.examples import normal
 from vadtune.data.codec import LEAST_REPEATS, MOST_IN_ALL, MOST_LEVELS, Codec
 from vadtune.data.tables import Column
 from vadtune.errors import ConfigError
-from vadtune.models.decoder import DecoderConfig, ProjectiveConfig
+from vadtune.models.config import DecoderConfig, ProjectiveConfig, VADConfig, VAEConfig
 from vadtune.models.levels import Leveled
 from vadtune.models.objective import Batch
-from vadtune.models.vad import VADConfig
-from vadtune.models.vae import VAEConfig
 
 RNG = np.random.default_rng(0)
 RATING = np.array([-1.0, 0.25, 2.0], np.float32)  # levels of x1

@@ -13,11 +13,9 @@ from vadtune.data.codec import Codec
 from vadtune.data.tables import Column
 from vadtune.errors import ConfigError
 from vadtune.models.codes import Thresholds
-from vadtune.models.decoder import DecoderConfig
-from vadtune.models.likelihood import Gaussian, Mixed, NoiseConfig
+from vadtune.models.config import DecoderConfig, NoiseConfig, VADConfig, VAEConfig
+from vadtune.models.likelihood import Gaussian, Mixed
 from vadtune.models.objective import Batch
-from vadtune.models.vad import VADConfig
-from vadtune.models.vae import VAEConfig
 
 COLUMNS = (
     Column("colour", "categorical", "str", ("r", "g", "b", "unseen")),

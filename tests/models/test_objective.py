@@ -11,9 +11,8 @@ from torch.distributions import Normal, kl_divergence
 from torch.testing import assert_close
 
 from tests.models.examples import holes, normal
+from vadtune.models.config import VADConfig, VAEConfig
 from vadtune.models.objective import Batch, Posterior, reconstruction_error, reconstruction_loss
-from vadtune.models.vad import VADConfig
-from vadtune.models.vae import VAEConfig
 
 NOISES = [torch.tensor(-1.3), torch.tensor([0.5, -2.0, 0.0, -9.0, 3.0])]
 

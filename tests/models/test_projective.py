@@ -3,8 +3,7 @@ import torch
 from torch.testing import assert_close
 
 from vadtune.errors import ConfigError
-from vadtune.models.decoder import ProjectiveConfig
-from vadtune.models.vad import VADConfig
+from vadtune.models.config import ProjectiveConfig, VADConfig
 from vadtune.settings import parse
 
 

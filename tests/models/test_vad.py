@@ -6,9 +6,9 @@ import torch
 from torch.testing import assert_close
 
 from tests.models.examples import holes, normal
+from vadtune.models.config import VADConfig
 from vadtune.models.latents import LatentTable, column_means, initial_latents
 from vadtune.models.objective import Batch
-from vadtune.models.vad import VADConfig
 
 BATCH = Batch.of(normal(9, 4))
 

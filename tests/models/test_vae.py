@@ -4,8 +4,9 @@ import torch
 from torch.testing import assert_close
 
 from tests.models.examples import holes, normal
+from vadtune.models.config import VAEConfig
 from vadtune.models.objective import Batch
-from vadtune.models.vae import MAX_LOG_VAR, VAEConfig, encode
+from vadtune.models.vae import MAX_LOG_VAR, encode
 
 
 def test_the_encoder_reads_the_zero_filled_row_and_its_observed_mask():

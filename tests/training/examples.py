@@ -7,8 +7,7 @@ import torch
 
 from tests.models.examples import holes, normal
 from vadtune.data.splits import Holdout, Rows
-from vadtune.models.vad import VADConfig
-from vadtune.models.vae import VAEConfig
+from vadtune.models.config import VADConfig, VAEConfig
 from vadtune.training.config import InferConfig, ModelConfig, TrainConfig, TrialConfig
 
 MODEL_CONFIGS = get_args(get_args(ModelConfig)[0])

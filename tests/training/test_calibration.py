@@ -14,8 +14,7 @@ from vadtune.data.codec import Codec
 from vadtune.data.metrics import half_width
 from vadtune.data.splits import Holdout, Rows, Scaler
 from vadtune.data.tables import Column, Table
-from vadtune.models.decoder import DecoderConfig
-from vadtune.models.vad import VADConfig
+from vadtune.models.config import DecoderConfig, VADConfig
 from vadtune.training.artifact import Artifact, load_artifact, save_artifact
 from vadtune.training.calibration import calibrated, calibration, crps
 from vadtune.training.config import InferConfig, TrialConfig

@@ -8,10 +8,8 @@ from torch.testing import assert_close
 
 from tests.models.examples import exact_posterior, holes, linear_vad, normal
 from tests.training.examples import MODEL_CONFIGS, THOROUGH, low_rank
-from vadtune.models.decoder import DecoderConfig
+from vadtune.models.config import DecoderConfig, VADConfig, VAEConfig
 from vadtune.models.objective import Batch, Posterior
-from vadtune.models.vad import VADConfig
-from vadtune.models.vae import VAEConfig
 from vadtune.training.config import InferConfig
 from vadtune.training.inference import N_PROBES, infer, with_curvature
 from vadtune.training.lbfgs import descend

@@ -3,12 +3,10 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from vadtune.models.decoder import DecoderConfig
+from vadtune.models.config import DecoderConfig, NoiseConfig, VADConfig
 from vadtune.models.latents import principal_components
-from vadtune.models.likelihood import NoiseConfig
 from vadtune.models.objective import Batch, Posterior
 from vadtune.models.regression import MAX_ROWS, RIDGE
-from vadtune.models.vad import VADConfig
 from vadtune.training.config import InferConfig, TrainConfig, TrialConfig
 from vadtune.training.inference import infer
 from vadtune.training.trainer import Trainer

@@ -12,8 +12,7 @@ from vadtune.data.problem import Problem
 from vadtune.data.splits import DataConfig, split
 from vadtune.data.tables import Column, Table
 from vadtune.errors import ConfigError
-from vadtune.models.vad import VADConfig
-from vadtune.models.vae import VAEConfig
+from vadtune.models.config import VADConfig, VAEConfig
 from vadtune.training.artifact import load_artifact, save_artifact
 from vadtune.training.calibration import calibrated, calibration
 from vadtune.training.config import TrainConfig, TrialConfig

@@ -10,9 +10,8 @@ from torch.testing import assert_close
 from tests.models.examples import exact_posterior, holes, normal
 from tests.training.examples import THOROUGH, change, low_rank, rmse, small
 from vadtune.errors import Diverged
-from vadtune.models.decoder import DecoderConfig
+from vadtune.models.config import DecoderConfig, VADConfig
 from vadtune.models.objective import Batch
-from vadtune.models.vad import VADConfig
 from vadtune.training.config import TrainConfig, TrialConfig
 from vadtune.training.inference import infer
 from vadtune.training.schedules import one_cycle

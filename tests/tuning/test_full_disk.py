@@ -18,7 +18,7 @@ from vadtune.data.storage import open_storage
 from vadtune.errors import ConfigError, DataError, VadtuneError
 from vadtune.report import __main__ as report
 from vadtune.tuning import runner
-from vadtune.tuning.conclude import write_arrays, write_json
+from vadtune.tuning.record import write_arrays, write_json
 from vadtune.tuning.space import make_space
 from vadtune.tuning.study import STATES, count_states, read_study
 

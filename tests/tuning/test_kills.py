@@ -15,7 +15,7 @@ from tests.tuning.fake_runs import MAX_EPOCHS, SCHEDULER, FakeConfig
 from tests.zygote import Command
 from vadtune.errors import ConfigError
 from vadtune.report.run import read_run
-from vadtune.tuning.conclude import write_json
+from vadtune.tuning.record import write_json
 from vadtune.tuning.space import make_space
 from vadtune.tuning.study import read_study
 

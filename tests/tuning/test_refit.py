@@ -25,7 +25,7 @@ from vadtune.training.fitting import fit_to_the_end
 from vadtune.training.run import as_tensor
 from vadtune.training.trainer import Trainer
 from vadtune.tuning import fits as where
-from vadtune.tuning.conclude import Winner, export_trial, scored, summarise_winner
+from vadtune.tuning.conclude import Winner, export_trial, scored
 from vadtune.tuning.fits import Fit, Fitter
 from vadtune.tuning.past_run import open_run
 from vadtune.tuning.plan import Plan
@@ -38,6 +38,7 @@ from vadtune.tuning.refits import (
     shared_out,
 )
 from vadtune.tuning.study import BestTrial
+from vadtune.tuning.summary import summarise_winner
 
 HERE = Fitter(cast("Plan", SimpleNamespace(device="cpu")))
 

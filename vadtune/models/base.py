@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from vadtune.data.codec import Codec
 from vadtune.data.tables import IntArray
 from vadtune.errors import ConfigError
-from vadtune.models.decoder import AnyDecoderConfig, Decoder, DecoderConfig
+from vadtune.models.config import AnyDecoderConfig, DecoderConfig, NoiseConfig
+from vadtune.models.decoder import Decoder
 from vadtune.models.levels import Leveled
-from vadtune.models.likelihood import Gaussian, Likelihood, Mixed, Noise, NoiseConfig
+from vadtune.models.likelihood import Gaussian, Likelihood, Mixed, Noise
 from vadtune.models.objective import Batch, Posterior
 
 

@@ -2,18 +2,14 @@
 
 import math
 from abc import ABC, abstractmethod
-from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float
-from pydantic import Discriminator, Field, Tag
 from torch import Tensor, nn
 
-from vadtune.errors import ConfigError
+from vadtune.models.config import MLPSettings
 from vadtune.models.dropout import Dropout
-from vadtune.settings import Settings
 
-Activation = Literal["silu", "gelu", "relu", "tanh", "leaky_relu"]
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "silu": nn.SiLU,
     "gelu": nn.GELU,
@@ -21,60 +17,6 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "tanh": nn.Tanh,
     "leaky_relu": nn.LeakyReLU,
 }
-
-
-class MLPSettings(Settings):
-    """Widths and kinds of the hidden layers; scalars only, so that every one can be searched."""
-
-    hidden_dim: int = Field(256, ge=1)
-    n_layers: int = Field(2, ge=0, le=256)
-    activation: Activation = "silu"
-    layer_norm: bool = False
-    dropout: float = Field(0.0, ge=0.0, lt=1.0)
-
-
-class DecoderConfig(MLPSettings):
-    """A plain decoder: `linear_path` adds z W to the output, `sigmoid` bounds it to [0, 1] (pixels)."""
-
-    kind: Literal["mlp"] = "mlp"
-    linear_path: bool = False
-    output: Literal["identity", "sigmoid"] = "identity"
-
-    def build(self, latent_dim: int, n_features: int) -> "MLPDecoder":
-        """Make a decoder with fresh weights from torch's global generator."""
-        return MLPDecoder(
-            mlp(latent_dim, n_features, self),
-            nn.Linear(latent_dim, n_features, bias=False) if self.linear_path else None,
-            bounded=self.output == "sigmoid",
-        )
-
-
-class ProjectiveConfig(MLPSettings):
-    """A decoder for landmarks x0, y0, x1, y1 …: 3-D points and a camera, both from z; their projection is x_hat."""
-
-    kind: Literal["projective"] = "projective"
-
-    def build(self, latent_dim: int, n_features: int) -> "ProjectiveDecoder":
-        """Make a decoder with fresh weights from torch's global generator.
-
-        Raises:
-            ConfigError: The columns are not pairs.
-        """
-        if n_features % 2:
-            raise ConfigError(
-                f"model.decoder.kind is 'projective' and the table has {n_features} columns: it needs pairs x, y. "
-                "Use 'mlp'."
-            )
-        return ProjectiveDecoder(latent_dim, n_features // 2, self)
-
-
-def _kind(value: object) -> object:
-    return value.get("kind", "mlp") if isinstance(value, dict) else getattr(value, "kind", None)
-
-
-AnyDecoderConfig = Annotated[
-    Annotated[DecoderConfig, Tag("mlp")] | Annotated[ProjectiveConfig, Tag("projective")], Discriminator(_kind)
-]
 
 
 class Decoder(nn.Module, ABC):

@@ -3,19 +3,15 @@
 Source: Zadeh, Lim, Liang, Morency (2019), Variational Auto-Decoder, arXiv:1903.00840.
 """
 
-from typing import Literal
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from vadtune.models.base import TrainingPosteriors
+from vadtune.models.config import LatentInit, LatentOptimizer, PosteriorKind
 from vadtune.models.objective import Batch, Posterior
 from vadtune.models.regression import LatentRegression
 
-PosteriorKind = Literal["point", "fixed", "free"]
-LatentOptimizer = Literal["adam", "sgd"]
-LatentInit = Literal["zeros", "normal", "pca"]
 SMALL_STD = 0.001
 
 

@@ -6,35 +6,18 @@ Source: Nazabal et al. (2020), Handling incomplete heterogeneous data using VAEs
 """
 
 from abc import ABC, abstractmethod
-from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from vadtune.data.codec import Codec
 from vadtune.data.tables import IntArray
 from vadtune.models.codes import Blocks, Thresholds
+from vadtune.models.config import MIN_NOISE_LOG_VAR
 from vadtune.models.objective import Batch, pairwise_error, reconstruction_error, reconstruction_loss
-from vadtune.settings import Settings
-
-# Below this a column that is fitted exactly (a constant one, say) would draw all gradients to itself.
-MIN_NOISE_LOG_VAR = -9.0
-
-
-class NoiseConfig(Settings):
-    """Observation noise of numbers: `log_var` is its value when `fixed`, and where learning begins otherwise."""
-
-    kind: Literal["fixed", "learned", "per_column"] = "learned"
-    log_var: float = Field(-2.0, ge=MIN_NOISE_LOG_VAR, le=10.0)
-
-    def build(self, n_features: int) -> "Noise":
-        """Make the noise of `n_features` columns."""
-        shape = (n_features,) if self.kind == "per_column" else ()
-        return Noise(torch.full(shape, self.log_var), learned=self.kind != "fixed")
 
 
 class Noise(nn.Module):

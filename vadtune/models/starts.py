@@ -1,19 +1,18 @@
 """Where the inference of unseen rows begins: one class each, named in `STARTS`. Each depends on the row alone."""
 
 from abc import ABC, abstractmethod
-from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vadtune.models.config import InferenceStart
 from vadtune.models.decoder import Decoder
 from vadtune.models.latents import SMALL_STD, LatentTable, column_means, principal_components
 from vadtune.models.likelihood import Likelihood
 from vadtune.models.objective import Batch
 from vadtune.models.regression import LatentRegression
 
-InferenceStart = Literal["importance", "linear", "zeros", "normal", "pca", "train"]
 # Training latents that are kept for `importance`, and with how many rows at once they are compared.
 N_ANCHORS = 256
 MAX_COMPARED = 1024

@@ -3,47 +3,16 @@
 Source: Zadeh, Lim, Liang, Morency (2019), Variational Auto-Decoder, arXiv:1903.00840.
 """
 
-from typing import Literal
-
 import torch
 from jaxtyping import Float
-from pydantic import Field
 from torch import Tensor
 
 from vadtune.data.codec import Codec
 from vadtune.models.base import Model, Parts, TrainingPosteriors
-from vadtune.models.decoder import AnyDecoderConfig, DecoderConfig
-from vadtune.models.latents import (
-    LatentInit,
-    LatentOptimizer,
-    LatentTable,
-    PosteriorKind,
-    initial_latents,
-)
-from vadtune.models.likelihood import NoiseConfig
+from vadtune.models.config import VADConfig
+from vadtune.models.latents import LatentTable, initial_latents
 from vadtune.models.objective import Batch, Posterior
-from vadtune.models.starts import STARTS, InferenceStart
-from vadtune.settings import Settings
-
-
-class VADConfig(Settings):
-    """Auto-decoder: a posterior per row, no encoder (Zadeh et al. 2019, arXiv:1903.00840); `levels`: levels.py."""
-
-    kind: Literal["vad"] = "vad"
-    latent_dim: int = Field(32, ge=1)
-    posterior: PosteriorKind = "free"
-    log_var: float = Field(-6.0, ge=-20.0, le=4.0)
-    kl_weight: float = Field(1.0, ge=0.0)
-    latent_init: LatentInit = "normal"
-    latent_optimizer: LatentOptimizer = "adam"
-    inference_start: InferenceStart = "importance"
-    decoder: AnyDecoderConfig = DecoderConfig()
-    noise: NoiseConfig = NoiseConfig()
-    levels: bool = False
-
-    def build(self, columns: int | Codec) -> "VAD":
-        """Make a VAD with fresh weights from torch's global generator; of so many numbers, or of any columns."""
-        return VAD(self, Codec.of_numbers(columns) if isinstance(columns, int) else columns)
+from vadtune.models.starts import STARTS
 
 
 class VAD(Model):

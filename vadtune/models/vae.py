@@ -5,39 +5,18 @@ Handling incomplete heterogeneous data using VAEs, arXiv:1807.03653; refinement 
 steps: Mattei and Frellsen (2018), Refit your encoder when new data comes by; Kim et al. (2018), arXiv:1802.02550.
 """
 
-from typing import Literal
-
 import torch
 from jaxtyping import Int
-from pydantic import Field
 from torch import Tensor, nn
 
 from vadtune.data.codec import Codec
 from vadtune.models.base import Model, Parts, TrainingPosteriors
-from vadtune.models.decoder import AnyDecoderConfig, DecoderConfig, MLPSettings, mlp
-from vadtune.models.likelihood import NoiseConfig
+from vadtune.models.config import VAEConfig
+from vadtune.models.decoder import mlp
 from vadtune.models.objective import Batch, Posterior
-from vadtune.settings import Settings
 
 # Exponentials of larger log variances overflow before a loss can push them back.
 MAX_LOG_VAR = 10.0
-
-
-class VAEConfig(Settings):
-    """Auto-encoder on the zero-filled row and its observed mask, refined by gradient steps if wanted."""
-
-    kind: Literal["vae"] = "vae"
-    latent_dim: int = Field(32, ge=1)
-    kl_weight: float = Field(1.0, ge=0.0)
-    refinement_steps: int = Field(0, ge=0)
-    encoder: MLPSettings = MLPSettings()
-    decoder: AnyDecoderConfig = DecoderConfig()
-    noise: NoiseConfig = NoiseConfig()
-    levels: bool = False
-
-    def build(self, columns: int | Codec) -> "VAE":
-        """Make a VAE with fresh weights from torch's global generator; of so many numbers, or of any columns."""
-        return VAE(self, Codec.of_numbers(columns) if isinstance(columns, int) else columns)
 
 
 class VAE(Model):

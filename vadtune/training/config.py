@@ -4,8 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from vadtune.models.vad import VADConfig
-from vadtune.models.vae import VAEConfig
+from vadtune.models.config import VADConfig, VAEConfig
 from vadtune.settings import Settings
 
 ModelConfig = Annotated[VADConfig | VAEConfig, Field(discriminator="kind")]

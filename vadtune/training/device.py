@@ -2,23 +2,29 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from torch import nn
+if TYPE_CHECKING:
+    from torch import nn
 
 from vadtune.errors import ConfigError
 
 # Multiplications, all weights with all rows: of twice as many a second thread saved 22% to 37% of the time.
 WORK_A_THREAD = 5_000_000
+# One of them is there wherever torch could find a GPU: of NVIDIA, of NVIDIA in WSL, of AMD.
+DRIVERS = (Path("/dev/nvidiactl"), Path("/dev/dxg"), Path("/dev/kfd"))
 
 
 @contextmanager
-def fitting_threads(model: nn.Module, n_rows: int) -> Iterator[None]:
+def fitting_threads(model: "nn.Module", n_rows: int) -> Iterator[None]:
     """As many of torch's threads as the work of one pass is worth, none that is not there already.
 
     Threads that meet after every small product wait for each other longer than they compute; beside other programs,
     whoever waits keeps the others from their turn: what one thread did in 6 s took two of them two minutes.
     """
+    import torch
+
     before = torch.get_num_threads()
     work = n_rows * sum(weight.numel() for weight in model.parameters())
     torch.set_num_threads(min(before, max(1, work // WORK_A_THREAD)))
@@ -26,6 +32,15 @@ def fitting_threads(model: nn.Module, n_rows: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def n_gpus() -> int:
+    """GPUs that torch can use; without a driver for one torch is not loaded to ask it, which takes a second."""
+    if not any(driver.exists() for driver in DRIVERS):
+        return 0
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def resolve_device(device: str, gpus_per_trial: float | None = None) -> tuple[str, float]:
@@ -41,9 +56,9 @@ def resolve_device(device: str, gpus_per_trial: float | None = None) -> tuple[st
         raise ConfigError(f"--gpus-per-trial {gpus_per_trial:g}: it should be at least 0.")
     if kind == "cpu" and gpus_per_trial:
         raise ConfigError(f"--device cpu does not go with --gpus-per-trial {gpus_per_trial:g}.")
-    if kind == "cuda" and not torch.cuda.is_available() and not gpus_per_trial:
+    if kind == "cuda" and not gpus_per_trial and not n_gpus():
         raise ConfigError(f"--device {device}: no GPU is here. Give --device cpu.")
-    if kind == "cpu" or (kind == "auto" and not gpus_per_trial and not torch.cuda.is_available()):
+    if kind == "cpu" or (kind == "auto" and not gpus_per_trial and not n_gpus()):
         return "cpu", 0.0
     if gpus_per_trial == 0:
         return "cpu", 0.0

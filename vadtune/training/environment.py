@@ -6,9 +6,9 @@ import socket
 from importlib.metadata import PackageNotFoundError, version
 
 import psutil
-import torch
 
 from vadtune import __version__
+from vadtune.training.device import n_gpus
 
 PACKAGES = ("torch", "ray", "optuna", "numpy", "pandas", "scikit-learn", "plotly")
 
@@ -28,7 +28,7 @@ def hardware() -> dict[str, object]:
     """CPUs and GPUs of this machine, its memory in GB, platform and host name."""
     return {
         "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "gpus": torch.cuda.device_count(),
+        "gpus": n_gpus(),
         "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
         "platform": platform.platform(),
         "host": socket.gethostname(),

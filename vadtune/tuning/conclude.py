@@ -1,7 +1,5 @@
 """The end of a search: its best trials are scored once on the test rows, exported, and set beside baselines."""
 
-import json
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -9,10 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from vadtune.data.files import written_beside
 from vadtune.data.masks import Block, Mar, Mcar, Mnar, Pattern
 from vadtune.data.problem import Problem
-from vadtune.data.splits import Holdout, Splits
+from vadtune.data.splits import Holdout
 from vadtune.data.storage import Storage
 from vadtune.data.tables import FloatArray
 from vadtune.errors import ConfigError
@@ -36,7 +33,6 @@ from vadtune.training.evaluation import (
     score,
 )
 from vadtune.training.run import as_tensor, load_best_model
-from vadtune.tuning.baselines import BaselineResult
 from vadtune.tuning.study import BestTrial
 
 # Curves over rates and mechanisms repeat the inference 13 times: enough cells for two digits are enough.
@@ -141,64 +137,6 @@ def score_calibrated(artifact: Artifact, problem: Problem) -> Tested:
     return Tested(replace(artifact, metrics=artifact.metrics | tested), posterior, x_hat, scores, found)
 
 
-def score_baselines(results: Mapping[str, BaselineResult], splits: Splits) -> Nested:
-    """Scores of the baselines over the same hidden cells; one that did not finish says so."""
-    scores: Nested = {}
-    for name, result in results.items():
-        if result.x_hat is None:
-            scores[name] = {"failure": result.failure, "seconds": result.seconds}
-            continue
-        found = score(result.x_hat, splits.test, splits.column_range)
-        scores[name] = {
-            "test_rmse": found.rmse,
-            "test_rmse_minmax": found.rmse_minmax,
-            **mixed_scores(found),
-            "seconds": result.seconds,
-        }
-    return scores
-
-
-def mixed_scores(scores: Scores) -> Nested:
-    """The scores that only a table with codes has."""
-    if scores.error is None:
-        return {}
-    return {"test_error": scores.error, "test_nrmse": scores.nrmse, "test_error_rate": scores.error_rate}
-
-
-def summarise_winner(winner: Winner) -> Nested:
-    """What the result of a search says about its best trial."""
-    scores = winner.tested.scores
-    return {
-        "trial": winner.trial.number,
-        "params": winner.trial.params,
-        validation_name(winner.tested.artifact.dataset["unit"]): winner.trial.value
-        if winner.value is None
-        else winner.value,
-        **_ensemble(winner),
-        "test_rmse": scores.rmse,
-        "test_rmse_minmax": scores.rmse_minmax,
-        "test_mae": scores.mae,
-        "observed_rmse": scores.observed_rmse,
-        "all_rmse": scores.all_rmse,
-        **mixed_scores(scores),
-        "calibration": winner.tested.calibration,
-        "refitted": winner.is_refitted,
-        "is_complete": winner.trial.is_complete,
-        "epoch": winner.trial.epoch,
-        "artifact": str(winner.folder),
-    }
-
-
-def _ensemble(winner: Winner) -> Nested:
-    """What the members are, and what the best of them finds alone."""
-    if winner.alone is None:
-        return {}
-    alone = {"validation": winner.trial.value, "test_rmse": winner.alone.rmse, **mixed_scores(winner.alone)}
-    members = {str(number): weight for number, weight in winner.members.items()}
-    n_fits = winner.tested.artifact.metrics.get("further_fits", 0)
-    return {"ensemble": members, "further_fits": n_fits, "alone": alone}
-
-
 def evaluation_arrays(tested: Tested, problem: Problem) -> Arrays:
     """What the figures of the report show, beyond the study."""
     table, splits, seed = problem.table, problem.splits, problem.config.seed
@@ -215,20 +153,6 @@ def evaluation_arrays(tested: Tested, problem: Problem) -> Arrays:
     else:
         parts.append(partial(cells, artifact, tested.x_hat, test, seed))
     return collect(parts)
-
-
-def write_json(path: Path, document: object) -> None:
-    """Write a JSON document, whole or not at all."""
-    with written_beside(path) as part:
-        part.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def write_arrays(path: Path, arrays: Arrays) -> None:
-    """Write arrays as `.npz` in the same way."""
-    with written_beside(path) as part, part.open("wb") as file:
-        np.savez_compressed(file, allow_pickle=False, **arrays)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _spread(rows: FloatArray, n: int) -> FloatArray:

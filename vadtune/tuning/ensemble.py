@@ -22,14 +22,8 @@ from vadtune.tuning.conclude import Winner, export_trial, load_trial, score_arti
 from vadtune.tuning.plan import Plan
 from vadtune.tuning.study import BestTrial, read_study, top_trials
 
-N_CANDIDATES = 2  # members are chosen among so many times their number
 # As often as this, for each member wanted, the best addition is sought: how often one is taken is its weight.
 STEPS_A_MEMBER = 3
-
-
-def n_kept(n_top: int, n_members: int) -> int:
-    """Of how many trials the checkpoints are needed to export the best `n_top` and an ensemble."""
-    return max(n_top, N_CANDIDATES * n_members if n_members > 1 else 1)
 
 
 def export_best(plan: Plan, problem: Problem, n_top: int, n_members: int) -> list[Winner]:

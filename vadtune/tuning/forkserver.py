@@ -21,7 +21,7 @@ from typing import Any
 from vadtune.tuning import worker
 
 # What a worker imports before its first trial.
-IMPORTS = ("ray", "vadtune.tuning.trainable", "vadtune.tuning.trial_runs")
+IMPORTS = ("ray", "vadtune.tuning.trainable", "vadtune.tuning.trial_runs", "vadtune.training.run")
 JOB_ID = "RAY_JOB_ID"
 ANY_JOB = "ffffffff"  # a worker that was not started for a certain driver
 N_FILES = 3  # stdin, stdout, stderr

@@ -1,6 +1,6 @@
 """A node of Ray on this machine, with no more processes than trials need."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -34,8 +34,8 @@ def only_what_trials_need(fork_server: ForkServer | None) -> Iterator[None]:
         """Why there is to be no dashboard."""
         return ImportError("not wanted")
 
-    instead = dict.fromkeys(("start_monitor", "start_api_server", "start_log_monitor"), nothing)
-    instead["start_raylet"] = start_raylet
+    instead: dict[str, Callable[..., None]] = {"start_raylet": start_raylet}
+    instead |= dict.fromkeys(("start_monitor", "start_api_server", "start_log_monitor"), nothing)
     starters = {name: getattr(Node, name) for name in instead if hasattr(Node, name)}
     find_error = utils.get_dashboard_dependency_error
     for name in starters:

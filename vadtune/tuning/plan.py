@@ -14,6 +14,9 @@ from vadtune.tuning.trackers import Tracker
 End = Literal["finished", "time budget", "interrupted"]
 
 
+N_CANDIDATES = 2  # members are chosen among so many times their number
+
+
 @dataclass(frozen=True)
 class Plan:
     """Everything about a search, resolved.
@@ -77,3 +80,8 @@ class Outcome:
     seconds: float
     seconds_by_phase: dict[str, float] = field(default_factory=dict)
     copy_problem: str | None = None
+
+
+def n_kept(n_top: int, n_members: int) -> int:
+    """Of how many trials the checkpoints are needed to export the best `n_top` and an ensemble."""
+    return max(n_top, N_CANDIDATES * n_members if n_members > 1 else 1)

@@ -1,20 +1,23 @@
-"""What a search writes down beside its study: `settings.json` at the beginning, `summary.json` at the end."""
+"""What a search writes down beside its study, each file whole or not at all; `settings.json` at the beginning."""
 
+import json
+import os
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from vadtune.data.files import written_beside
 from vadtune.data.problem import Problem
 from vadtune.errors import ConfigError
 from vadtune.settings import Nested, read_json
 from vadtune.training.environment import hardware, versions
-from vadtune.tuning.baselines import BaselineResult
-from vadtune.tuning.conclude import Winner, score_baselines, summarise_winner, write_json
 from vadtune.tuning.database import Database, agreed_settings
 from vadtune.tuning.past_run import FORMAT_VERSION, run_format
-from vadtune.tuning.runner import Outcome, Plan
+from vadtune.tuning.plan import Plan
 from vadtune.tuning.space import Space
 
 
@@ -77,37 +80,18 @@ def _check_same(old: Nested, new: Nested, what: str) -> None:
         raise ConfigError("\n".join([f"{what} was another search:", *lines, "Give it a new --name."]))
 
 
-def summarise(
-    plan: Plan,
-    problem: Problem,
-    outcome: Outcome,
-    winner: Winner,
-    results: Mapping[str, BaselineResult],
-    seconds: float,
-) -> Nested:
-    """The result as one document: `summary.json`, and what `--json` prints."""
-    table = problem.table
-    return {
-        "run": str(plan.folder),
-        "dataset": {
-            "name": table.name,
-            "sha256": table.sha256,
-            "n_rows": table.n_rows,
-            "n_features": table.n_features,
-        },
-        "trials": {state: outcome.trials[state] for state in ("complete", "pruned", "failed", "waiting")},
-        "best": summarise_winner(winner),
-        "baselines": score_baselines(results, problem.splits),
-        "scored_cells": int((~np.isnan(problem.splits.test.truth)).sum()),
-        "seconds": round(seconds, 1),
-        "seconds_by_phase": rounded(outcome.seconds_by_phase),
-        "ended_by": outcome.end,
-    }
+def write_json(path: Path, document: object) -> None:
+    """Write a JSON document, whole or not at all."""
+    with written_beside(path) as part:
+        part.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def rounded(seconds: Mapping[str, float]) -> dict[str, float]:
-    """Seconds of each phase, to a hundredth."""
-    return {phase: round(value, 2) for phase, value in seconds.items()}
+def write_arrays(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Write arrays as `.npz` in the same way."""
+    with written_beside(path) as part, part.open("wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **arrays)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _differences(old: Nested, new: Nested) -> list[str]:

@@ -1,12 +1,15 @@
-"""The runs of a real search: `training.run.TrialRun`, made in the workers."""
+"""The runs of a real search: `training.run.TrialRun`, made in the workers; who only sends for them needs no torch."""
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vadtune.data.splits import Holdout, Rows
 from vadtune.settings import Nested, merge, parse
 from vadtune.training.config import TrialConfig
-from vadtune.training.run import TrialRun
+
+if TYPE_CHECKING:
+    from vadtune.training.run import TrialRun
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,12 +32,16 @@ class TrialRuns:
         torch.set_default_dtype(torch.float32)
         torch.manual_seed(seed)
 
-    def start(self, config: Nested, data: TrialData, max_epochs: int, device: str) -> TrialRun:
+    def start(self, config: Nested, data: TrialData, max_epochs: int, device: str) -> "TrialRun":
         """Begin a trial."""
+        from vadtune.training.run import TrialRun
+
         return TrialRun(trial_config(config, max_epochs), data.train, data.validation, device)
 
-    def load(self, folder: Path, config: Nested, data: TrialData, max_epochs: int, device: str) -> TrialRun:  # noqa: ARG002
+    def load(self, folder: Path, config: Nested, data: TrialData, max_epochs: int, device: str) -> "TrialRun":  # noqa: ARG002
         """Go on with a saved trial, under the settings it was saved with."""
+        from vadtune.training.run import TrialRun
+
         return TrialRun.load(folder, data.train, data.validation, device)
 
 

@@ -22,16 +22,18 @@ from vadtune.training.artifact import Artifact, load_artifact
 from vadtune.training.config import TrainConfig, TrialConfig
 from vadtune.training.device import resolve_device
 from vadtune.tuning.cluster import Cluster
-from vadtune.tuning.conclude import evaluation_arrays, write_arrays, write_json
-from vadtune.tuning.ensemble import export_best, n_kept
+from vadtune.tuning.conclude import evaluation_arrays
+from vadtune.tuning.ensemble import export_best
 from vadtune.tuning.fits import Fitter
+from vadtune.tuning.plan import n_kept
 from vadtune.tuning.preflight import check_folder, fills_machine
-from vadtune.tuning.record import begin, describe_run, summarise
+from vadtune.tuning.record import begin, describe_run, write_arrays, write_json
 from vadtune.tuning.refits import add_further_fits, is_to_be_fitted_further, refit
 from vadtune.tuning.runner import Plan, run_search
 from vadtune.tuning.samplers import Sampler
 from vadtune.tuning.schedulers import Scheduler
 from vadtune.tuning.space import Space, default_space, find_space, for_columns, load_space, make_space
+from vadtune.tuning.summary import summarise
 from vadtune.tuning.trial_runs import TrialData, TrialRuns
 
 logger = logging.getLogger(__name__)
