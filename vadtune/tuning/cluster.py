@@ -22,6 +22,7 @@ from typing import Any
 
 import vadtune
 from vadtune.errors import INTERRUPTED, ConfigError, VadtuneError
+from vadtune.tuning import forkserver
 from vadtune.tuning.forkserver import ForkServer
 from vadtune.tuning.lean_node import only_what_trials_need
 from vadtune.tuning.scratch import clear_scratch, make_scratch
@@ -98,7 +99,7 @@ class Cluster:
             os.environ.update(ENVIRONMENT | prestart if self.address is None else ENVIRONMENT | JOINING)
             if self.address is None and not _is_running():
                 self._folder = make_scratch("ray", _temporary_root())
-                self._fork_server = ForkServer(self._folder) if sys.platform == "linux" else None
+                self._fork_server = ForkServer(_temporary_root()) if sys.platform == "linux" else None
             # Not in the thread, beside what else is imported: Ray's processes are to start while we go on.
             import ray  # noqa: F401
 
@@ -330,7 +331,8 @@ def interrupt_main_thread(number: int = signal.SIGUSR2) -> None:
 def _leave(exit_code: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
-    clear_scratch("ray", _temporary_root())
+    for what in ("ray", forkserver.SCRATCH):
+        clear_scratch(what, _temporary_root())
     os._exit(exit_code)
 
 

@@ -11,19 +11,26 @@ import json
 import os
 import runpy
 import selectors
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from vadtune.tuning import worker
+from vadtune.tuning.scratch import make_scratch
 
 # What a worker imports before its first trial.
-IMPORTS = ("ray", "vadtune.tuning.trainable", "vadtune.tuning.trial_runs", "vadtune.training.run")
+IMPORTS = ("vadtune.tuning.trainable", "vadtune.tuning.trial_runs", "vadtune.training.run")
+SCRATCH = "fork"
 JOB_ID = "RAY_JOB_ID"
-ANY_JOB = "ffffffff"  # a worker that was not started for a certain driver
+JOB = "01000000"  # of the first driver of a cluster, and we have no others
+JOBS = (JOB, "ffffffff")  # the second one: any
 N_FILES = 3  # stdin, stdout, stderr
 MAX_REQUEST = 1 << 20  # bytes
 MAX_WAITING = 1024  # workers that may ask at once
@@ -33,11 +40,12 @@ class ForkServer:
     """The server, from its start to `close`; it ends with the process that started it, too.
 
     Args:
-        folder: For its socket; only this user may enter it.
+        root: Where temporary folders are; its socket lies in one that only this user may enter.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.address = folder / "fork"
+    def __init__(self, root: Path) -> None:
+        self._folder = make_scratch(SCRATCH, root)
+        self.address = self._folder / "socket"
         # It ends when nobody holds the other end of its stdin any more. Groups: Ctrl-C is for the search alone.
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-W", "ignore", "-m", __name__, str(self.address)],
@@ -54,9 +62,10 @@ class ForkServer:
         node._ray_params.worker_path = worker.__file__
 
     def close(self) -> None:
-        """End the server; workers go on."""
+        """End the server; a worker ends when it sees that."""
         self._process.kill()
         self._process.communicate()
+        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def main(address: str) -> None:
@@ -64,13 +73,14 @@ def main(address: str) -> None:
     # It imports and forks; nothing of it is garbage, and its forks share its memory as long as nobody looks it through.
     gc.disable()
     # Ray's library reads these as it is loaded, and never again.
-    os.environ |= {JOB_ID: ANY_JOB, "RAY_RAYLET_PID": str(os.getpid())}
+    os.environ |= {JOB_ID: JOB, "RAY_RAYLET_PID": str(os.getpid())}
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # forks that have ended leave nothing behind
     with socket.socket(socket.AF_UNIX) as server, selectors.DefaultSelector() as events:
         server.bind(address)
         server.listen(MAX_WAITING)
-        for module in IMPORTS:
-            importlib.import_module(module)
+        with _nothing_drawn():
+            for module in IMPORTS:
+                importlib.import_module(module)
         gc.freeze()
         events.register(server, selectors.EVENT_READ)
         events.register(sys.stdin, selectors.EVENT_READ)
@@ -81,7 +91,7 @@ def main(address: str) -> None:
             connection, _ = server.accept()
             with connection:
                 request, files = _receive(connection)
-                pid = os.fork() if request and request["environment"].get(JOB_ID) == ANY_JOB else None
+                pid = os.fork() if request and request["environment"].get(JOB_ID) in JOBS else None
                 if pid == 0:
                     break
                 if pid is not None:
@@ -89,6 +99,22 @@ def main(address: str) -> None:
             for file in files:
                 os.close(file)
     _become(request, files)
+
+
+@contextmanager
+def _nothing_drawn() -> Iterator[None]:
+    """Keep Ray's random numbers unused: each fork would go on with the same ones, and give the same names.
+
+    As modules are loaded, nothing else is named at random but classes of actors.
+    """
+    from ray import ActorClassID, actor
+
+    drawn = SimpleNamespace(from_random=lambda: ActorClassID(os.urandom(ActorClassID.size())))
+    vars(actor)["ActorClassID"] = drawn
+    try:
+        yield
+    finally:
+        vars(actor)["ActorClassID"] = ActorClassID
 
 
 def _receive(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:

@@ -1,0 +1,179 @@
+"""Workers as forks: they are what Ray wanted to start, they share nothing that must differ, and they leave nothing."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from vadtune.tuning import worker
+from vadtune.tuning.cluster import Cluster
+from vadtune.tuning.forkserver import JOB, JOB_ID, JOBS, ForkServer
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="workers are forks on Linux only")
+
+# In place of Ray's program: tells what it is to whoever reads its stdout.
+PROGRAM = """
+import json, os, random, signal, sys
+from ray import JobID, ObjectID, TaskID, WorkerID
+from vadtune.training.config import TrialConfig
+about = {
+    "pid": os.getpid(), "group": os.getpgid(0), "arguments": sys.argv[1:], "name": __name__, "folder": os.getcwd(),
+    "environment": dict(os.environ), "niceness": os.getpriority(os.PRIO_PROCESS, 0),
+    "blocked": [int(number) for number in signal.pthread_sigmask(signal.SIG_BLOCK, ())],
+    "children": signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL,
+    "is_forked": "vadtune.training.run" in sys.modules, "random": random.random(),
+    "names": [WorkerID.from_random().hex(), ObjectID.from_random().hex(), TaskID.for_fake_task(JobID(b"1111")).hex()],
+    "files": len(os.listdir("/proc/self/fd")),
+}
+print(json.dumps(about), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
+    server = ForkServer(tmp_path_factory.mktemp("root"))
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Path:
+    path = tmp_path / "program.py"
+    path.write_text(PROGRAM, encoding="utf-8")
+    return path
+
+
+def start(program: Path, address: Path, job: str = JOB) -> dict[str, Any]:
+    """Start a worker as a node of Ray does; returns what it says of itself."""
+    environment = os.environ | {worker.ADDRESS: str(address), worker.PROGRAM: str(program), JOB_ID: job, "OF": "mine"}
+
+    def prepare() -> None:
+        os.nice(3)
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+
+    done = subprocess.run(
+        [sys.executable, worker.__file__, "--one", "two words"],
+        cwd=program.parent,
+        env=environment,
+        preexec_fn=prepare,
+        stdout=subprocess.PIPE,
+        timeout=60,
+        check=True,
+    )
+    about: dict[str, Any] = json.loads(done.stdout)
+    return about
+
+
+def test_a_fork_is_what_was_to_be_started(server: ForkServer, program: Path) -> None:
+    about = start(program, server.address)
+    assert about["is_forked"]
+    assert about["name"] == "__main__"
+    assert about["arguments"] == ["--one", "two words"]
+    assert about["folder"] == str(program.parent)
+    assert about["environment"]["OF"] == "mine"
+    assert "PYTHONPATH" not in about["environment"] or "PYTHONPATH" in os.environ
+    assert about["niceness"] == os.getpriority(os.PRIO_PROCESS, 0) + 3
+    assert about["blocked"] == [signal.SIGINT]
+    assert about["children"]
+
+
+def test_a_fork_is_in_a_group_of_its_own(server: ForkServer, program: Path) -> None:
+    # Ray kills the group of a worker that is to go, and so would kill all others.
+    about = start(program, server.address)
+    assert about["group"] == about["pid"]
+
+
+def test_forks_draw_other_numbers_and_names(server: ForkServer, program: Path) -> None:
+    one, other = (start(program, server.address) for _ in range(2))
+    assert one["random"] != other["random"]
+    assert not set(one["names"]) & set(other["names"])
+
+
+def test_no_file_is_left_open_from_fork_to_fork(server: ForkServer, program: Path) -> None:
+    n_files = [start(program, server.address)["files"] for _ in range(3)]
+    assert n_files[0] == n_files[2]
+
+
+def test_forks_that_have_ended_are_gone(server: ForkServer, program: Path) -> None:
+    about = start(program, server.address)
+    wait_until_gone(about["pid"])
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_workers_of_the_first_driver_and_of_any_are_forks(server: ForkServer, program: Path, job: str) -> None:
+    assert start(program, server.address, job)["is_forked"]
+
+
+@pytest.mark.parametrize("job", ["02000000", ""])
+def test_a_worker_of_another_driver_is_started_afresh(server: ForkServer, program: Path, job: str) -> None:
+    # Ray's library has read which job it is for when it was loaded: a fork would be for another.
+    about = start(program, server.address, job)
+    assert not about["is_forked"]
+    assert about["arguments"] == ["--one", "two words"]
+
+
+def test_without_a_server_a_worker_starts_all_the_same(program: Path, tmp_path: Path) -> None:
+    about = start(program, tmp_path / "nobody")
+    assert not about["is_forked"]
+    assert about["blocked"] == [signal.SIGINT]
+
+
+def test_whoever_asks_and_goes_away_stops_nobody(server: ForkServer, program: Path) -> None:
+    import socket
+
+    for text in (b"", b'{"program"'):
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(server.address))
+            client.sendall(text)
+    assert start(program, server.address)["is_forked"]
+
+
+def test_the_server_ends_with_its_owner(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from vadtune.tuning.forkserver import ForkServer\n"
+        "print(ForkServer(Path(sys.argv[1]))._process.pid, flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE) as owner:
+        assert owner.stdout is not None
+        pid = int(owner.stdout.readline())
+        assert psutil.pid_exists(pid)
+        owner.kill()
+    wait_until_gone(pid)
+
+
+def test_only_its_user_can_reach_the_server(tmp_path: Path) -> None:
+    server = ForkServer(tmp_path)
+    assert server.address.parent.stat().st_mode & 0o777 == 0o700
+    server.close()
+    assert not server.address.parent.exists()
+
+
+def test_workers_of_a_cluster_are_forks_and_end_with_it() -> None:
+    import ray
+
+    with Cluster(n_cpus=2) as cluster:
+        assert cluster.is_ready(60)
+        found = ray.get([ray.remote(_about_me).remote() for _ in range(2)])
+    for pid, parent, has_torch in found:
+        assert "vadtune.tuning.forkserver" in parent
+        assert has_torch
+        wait_until_gone(pid)
+
+
+def _about_me() -> tuple[int, str, bool]:
+    return os.getpid(), " ".join(psutil.Process(os.getppid()).cmdline()), "torch" in sys.modules
+
+
+def wait_until_gone(pid: int) -> None:
+    until = time.monotonic() + 30
+    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < until
+        time.sleep(0.05)
