@@ -50,7 +50,7 @@ def benchmarks() -> dict[str, Benchmark]:
         "digits_optuna": lambda turns: [whole_search("optuna", DIGITS, 1.5, turns)],
         "digits_ray": lambda turns: [whole_search("ray", DIGITS, 3, turns)],
         "copies": lambda turns: [copies(10**9, 1.1, turns)],
-        "overhead_40": lambda turns: [overhead(BREAST_CANCER, 0.1, turns)],
+        "overhead_40": lambda turns: [overhead(BREAST_CANCER, 0.15, turns)],
         "overhead_100": lambda turns: [overhead(HUNDRED_TRIALS, 0.1, turns)],
     }
 

@@ -32,6 +32,7 @@ about = {
     "is_forked": "vadtune.training.run" in sys.modules, "random": random.random(),
     "names": [WorkerID.from_random().hex(), ObjectID.from_random().hex(), TaskID.for_fake_task(JobID(b"1111")).hex()],
     "files": len(os.listdir("/proc/self/fd")),
+    "has_no_gpu": "torch" in sys.modules and sys.modules["torch"].cuda._is_in_bad_fork(),
 }
 print(json.dumps(about), flush=True)
 """
@@ -83,6 +84,7 @@ def test_a_fork_is_what_was_to_be_started(server: ForkServer, program: Path) -> 
     assert about["niceness"] == os.getpriority(os.PRIO_PROCESS, 0) + 3
     assert about["blocked"] == [signal.SIGINT]
     assert about["children"]
+    assert not about["has_no_gpu"]  # as a fork has of a process that has used one
 
 
 def test_a_fork_is_in_a_group_of_its_own(server: ForkServer, program: Path) -> None:

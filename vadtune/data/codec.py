@@ -20,7 +20,7 @@ from vadtune.data.tables import BoolArray, Column, FloatArray, IntArray
 Form = Literal["number", "binary", "ordinal", "one_hot"]
 _FORMS: dict[str, Form] = {"boolean": "binary", "ordinal": "ordinal", "categorical": "one_hot"}
 # A number has levels if it takes at most so many values, each some times on average; so many levels in all columns.
-MOST_LEVELS, LEAST_REPEATS, MOST_IN_ALL = 100, 4, 1000
+MOST_LEVELS, LEAST_REPEATS, MOST_IN_ALL = 1000, 4, 3000
 
 
 @dataclass(frozen=True)
