@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -128,14 +129,17 @@ def test_without_a_server_a_worker_starts_all_the_same(program: Path, tmp_path: 
     assert about["blocked"] == [signal.SIGINT]
 
 
-def test_whoever_asks_and_goes_away_stops_nobody(server: ForkServer, program: Path) -> None:
-    import socket
-
-    for text in (b"", b'{"program"'):
+def test_whoever_asks_and_goes_away_stops_nobody_and_gets_nothing(server: ForkServer, program: Path) -> None:
+    trap = program.with_name("trap.py")
+    trap.write_text(f"open({str(trap.with_suffix('.sprung'))!r}, 'w').close()")
+    request = {"program": str(trap), "arguments": [], "folder": "/", "niceness": 5, "blocked_signals": []}
+    whole = json.dumps(request | {"environment": {JOB_ID: JOB}}).encode() + b"\n"
+    for text in (b"", b'{"program"', whole):
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(str(server.address))
             client.sendall(text)
     assert start(program, server.address)["is_forked"]
+    assert not trap.with_suffix(".sprung").exists()
 
 
 def test_the_server_ends_with_its_owner(tmp_path: Path) -> None:

@@ -91,11 +91,9 @@ def main(address: str) -> None:
             connection, _ = server.accept()
             with connection:
                 request, files = _receive(connection)
-                pid = os.fork() if request and request["environment"].get(JOB_ID) in JOBS else None
-                if pid == 0:
-                    break
-                if pid is not None:
-                    connection.sendall(b"%d" % pid)
+                is_child = _accepts(connection, request) and os.fork() == 0
+            if is_child:
+                break
             for file in files:
                 os.close(file)
     _become(request, files)
@@ -124,6 +122,17 @@ def _receive(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
         part = connection.recv(MAX_REQUEST)
         text = text + part if part else b""
     return json.loads(text) if text else {}, files
+
+
+def _accepts(connection: socket.socket, request: dict[str, Any]) -> bool:
+    """Whether a request can be met; says so to whoever asked, unless that has lost patience and does it itself."""
+    if not request or request["environment"].get(JOB_ID) not in JOBS:
+        return False
+    try:
+        connection.sendall(b"1")
+    except OSError:
+        return False
+    return True
 
 
 def _become(request: dict[str, Any], files: list[int]) -> None:
