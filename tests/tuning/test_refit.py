@@ -179,11 +179,13 @@ def test_a_further_fit_that_diverges_is_left_out(exported, tmp_path):
     assert [member.weight for member in again.tested.artifact.members] == [1.0]
 
 
-def test_small_tables_are_fitted_further_where_several_models_may_be_averaged(monkeypatch):
+@pytest.mark.parametrize("limit", [{"MAX_SMALL_CELLS": 160 * 13 - 1}, {"MAX_SMALL_ROWS": 159}])
+def test_small_tables_are_fitted_further_where_several_models_may_be_averaged(monkeypatch, limit):
     assert is_to_be_fitted_further(wine(), asked=None, n_members=4)
     assert not is_to_be_fitted_further(wine(), asked=None, n_members=1)
     assert not is_to_be_fitted_further(wine(), asked=False, n_members=4)
-    monkeypatch.setattr(splits, "MAX_SMALL_CELLS", 160 * 13 - 1)
+    for name, value in limit.items():
+        monkeypatch.setattr(splits, name, value)
     assert not is_to_be_fitted_further(wine(), asked=None, n_members=4)
     assert wine().splits.final_rows is wine().splits.train.rows
 

@@ -21,7 +21,7 @@ LARGEST_LOG = 700.0  # the exponential of more is infinite
 WANTED_VALIDATION_CELLS = 4000
 MAX_VALIDATION_MASKS = 8
 # Of training and validation rows; what is larger takes long to fit again, and gains little by some more rows.
-MAX_SMALL_CELLS = 150_000
+MAX_SMALL_ROWS, MAX_SMALL_CELLS = 2000, 150_000
 
 
 class DataConfig(Settings):
@@ -170,7 +170,7 @@ class Splits:
     def is_small(self) -> bool:
         """Whether so little is left to train on that validation rows are missed there."""
         n_rows, n_features = len(self.indices[0]) + len(self.indices[1]), len(self.column_range)
-        return n_rows * n_features <= MAX_SMALL_CELLS
+        return n_rows <= MAX_SMALL_ROWS and n_rows * n_features <= MAX_SMALL_CELLS
 
     @property
     def final_rows(self) -> Rows:
