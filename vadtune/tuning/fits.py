@@ -21,7 +21,7 @@ from vadtune.tuning.plan import Plan
 from vadtune.tuning.trial_runs import TrialRuns
 
 POLL_S = 0.2
-# Cells of a table that is fitted before a worker for it would have started: that takes 2 to 5 s, and 3 of each CPU.
+# Cells of a table that is fitted before a worker for it would have started: where it is no fork, 2 to 5 s later.
 SMALL = 150_000
 
 
