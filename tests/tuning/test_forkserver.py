@@ -134,10 +134,12 @@ def test_whoever_asks_and_goes_away_stops_nobody_and_gets_nothing(server: ForkSe
     trap.write_text(f"open({str(trap.with_suffix('.sprung'))!r}, 'w').close()")
     request = {"program": str(trap), "arguments": [], "folder": "/", "niceness": 5, "blocked_signals": []}
     whole = json.dumps(request | {"environment": {JOB_ID: JOB}}).encode() + b"\n"
+    os.kill(server._process.pid, signal.SIGSTOP)
     for text in (b"", b'{"program"', whole):
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(str(server.address))
             client.sendall(text)
+    os.kill(server._process.pid, signal.SIGCONT)
     assert start(program, server.address)["is_forked"]
     assert not trap.with_suffix(".sprung").exists()
 
@@ -153,6 +155,20 @@ def test_the_server_ends_with_its_owner(tmp_path: Path) -> None:
         assert psutil.pid_exists(pid)
         owner.kill()
     wait_until_gone(pid)
+
+
+def test_with_the_server_ends_a_fork_that_would_stay(tmp_path: Path) -> None:
+    server = ForkServer(tmp_path)
+    (program := tmp_path / "program.py").write_text("import os, time; print(os.getpid(), flush=True); time.sleep(60)")
+    environment = os.environ | {worker.ADDRESS: str(server.address), worker.PROGRAM: str(program), JOB_ID: JOB}
+    asking = subprocess.Popen([sys.executable, worker.__file__], env=environment, stdout=subprocess.PIPE)
+    assert asking.stdout is not None
+    pid = int(asking.stdout.readline())
+    assert asking.wait(30) == 0
+    assert psutil.Process(pid).ppid() == server._process.pid
+    server.close()
+    wait_until_gone(pid)
+    asking.stdout.close()
 
 
 def test_only_its_user_can_reach_the_server(tmp_path: Path) -> None:

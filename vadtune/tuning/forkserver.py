@@ -17,10 +17,12 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+
+import psutil
 
 from vadtune.tuning import worker
 from vadtune.tuning.scratch import make_scratch
@@ -33,6 +35,7 @@ JOB = "01000000"  # of the first driver of a cluster, and we have no others
 JOBS = (JOB, "ffffffff")  # the second one: any
 N_FILES = 3  # stdin, stdout, stderr
 MAX_REQUEST = 1 << 20  # bytes
+PATIENCE_S = 1.0  # with a server that is to end
 MAX_WAITING = 1024  # workers that may ask at once
 
 
@@ -46,9 +49,16 @@ class ForkServer:
     def __init__(self, root: Path) -> None:
         self._folder = make_scratch(SCRATCH, root)
         self.address = self._folder / "socket"
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(self.address))
+            listener.listen(MAX_WAITING)
+            self._process = self._start(listener.fileno())
+
+    def _start(self, listener: int) -> "subprocess.Popen[bytes]":
         # It ends when nobody holds the other end of its stdin any more. Groups: Ctrl-C is for the search alone.
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-W", "ignore", "-m", __name__, str(self.address)],
+        return subprocess.Popen(
+            [sys.executable, "-P", "-W", "ignore", "-m", __name__, str(listener)],
+            pass_fds=[listener],
             env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
@@ -62,22 +72,25 @@ class ForkServer:
         node._ray_params.worker_path = worker.__file__
 
     def close(self) -> None:
-        """End the server; a worker ends when it sees that."""
-        self._process.kill()
-        self._process.communicate()
+        """End the server, and its forks, should Ray have left one."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        try:
+            self._process.wait(PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()  # it was still importing
+            self._process.wait()
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def main(address: str) -> None:
-    """Listen, import, and fork whenever `worker.py` asks, until stdin is closed."""
+def main(listener: int) -> None:
+    """Import, and fork whenever `worker.py` asks, until stdin is closed."""
     # It imports and forks; nothing of it is garbage, and its forks share its memory as long as nobody looks it through.
     gc.disable()
     # Ray's library reads these as it is loaded, and never again.
     os.environ |= {JOB_ID: JOB, "RAY_RAYLET_PID": str(os.getpid())}
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # forks that have ended leave nothing behind
-    with socket.socket(socket.AF_UNIX) as server, selectors.DefaultSelector() as events:
-        server.bind(address)
-        server.listen(MAX_WAITING)
+    with socket.socket(fileno=listener) as server, selectors.DefaultSelector() as events:
         with _nothing_drawn():
             for module in IMPORTS:
                 importlib.import_module(module)
@@ -87,7 +100,10 @@ def main(address: str) -> None:
         while True:
             ready = [key.fileobj for key, _ in events.select()]
             if sys.stdin in ready:
-                return
+                for fork in psutil.Process().children():
+                    with suppress(psutil.NoSuchProcess):
+                        fork.kill()
+                os._exit(0)  # Python would take torch apart first
             connection, _ = server.accept()
             with connection:
                 request, files = _receive(connection)
@@ -156,4 +172,4 @@ def _become(request: dict[str, Any], files: list[int]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(int(sys.argv[1]))

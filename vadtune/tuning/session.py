@@ -96,7 +96,8 @@ class Session:
 
     def wait_for(self, cluster: Cluster) -> None:
         """Wait for Ray, telling so; then check that trials fit and nodes see the storage."""
-        while not cluster.is_ready(timeout_s=0.05):
+        # Often: as Ray connects, SIGTERM is for a moment its own.
+        while not cluster.is_ready(timeout_s=0.01):
             take_back_sigterm()
             if self.stopping.is_set():
                 return
