@@ -1,6 +1,6 @@
 """Does a search lose, double or leak anything while its workers are killed, one every few seconds?
 
-    python benchmarks/soak.py --quick           # 30 trials, a worker killed every half second
+    python benchmarks/soak.py --quick           # 60 trials, a worker killed every half second
     python benchmarks/soak.py                   # 300 trials, one every three seconds: some minutes
 
 A first search on the same Ray cluster, undisturbed, says what is usual: memory, files, threads and processes are
@@ -184,9 +184,9 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=300)
     parser.add_argument("--every", type=float, default=3.0, metavar="SECONDS", help="between two kills")
-    parser.add_argument("--quick", action="store_true", help="30 trials, a kill every half second")
+    parser.add_argument("--quick", action="store_true", help="60 trials, a kill every half second")
     args = parser.parse_args(arguments)
-    n_trials, every_s = (30, 0.5) if args.quick else (args.trials, args.every)
+    n_trials, every_s = (60, 0.5) if args.quick else (args.trials, args.every)
     with tempfile.TemporaryDirectory(prefix="vadtune-soak-") as folder:
         found: dict[str, Any] = soak(n_trials, every_s, Path(folder))
     found["problems"] = problems(found, n_trials)

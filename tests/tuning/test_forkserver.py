@@ -15,7 +15,6 @@ import psutil
 import pytest
 
 from vadtune.tuning import worker
-from vadtune.tuning.cluster import Cluster
 from vadtune.tuning.forkserver import JOB, JOB_ID, JOBS, ForkServer
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="workers are forks on Linux only")
@@ -179,19 +178,23 @@ def test_only_its_user_can_reach_the_server(tmp_path: Path) -> None:
 
 
 def test_workers_of_a_cluster_are_forks_and_end_with_it() -> None:
-    import ray
+    # In a process of its own: this one may have a cluster already.
+    code = """
+import json, os, psutil, sys, ray
+from vadtune.tuning.cluster import Cluster
 
-    with Cluster(n_cpus=2) as cluster:
-        assert cluster.is_ready(60)
-        found = ray.get([ray.remote(_about_me).remote() for _ in range(2)])
-    for pid, parent, has_torch in found:
+def about_me():
+    return os.getpid(), " ".join(psutil.Process(os.getppid()).cmdline()), "torch" in sys.modules
+
+with Cluster(n_cpus=2) as cluster:
+    assert cluster.is_ready(60)
+    print(json.dumps(ray.get([ray.remote(about_me).remote() for _ in range(2)])))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=120, check=True)
+    for pid, parent, has_torch in json.loads(done.stdout):
         assert "vadtune.tuning.forkserver" in parent
         assert has_torch
         wait_until_gone(pid)
-
-
-def _about_me() -> tuple[int, str, bool]:
-    return os.getpid(), " ".join(psutil.Process(os.getppid()).cmdline()), "torch" in sys.modules
 
 
 def wait_until_gone(pid: int) -> None:

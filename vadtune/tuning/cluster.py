@@ -1,6 +1,7 @@
 """Ray's start and end, in the background where it can be, and a watchdog for a cluster that is gone."""
 
 import atexit
+import ctypes
 import gc
 import logging
 import os
@@ -162,7 +163,8 @@ class Cluster:
         try:
             is_ours = not ray.is_initialized()
             if is_ours:
-                self._connect(self._folder)
+                with _own_sigterm():
+                    self._connect(self._folder)
                 # Or Ray prints what happens to workers to stdout, on exit too. The study tells it.
                 ray._private.worker._worker_logs_enabled = False
             self._ready.set_result(is_ours)
@@ -313,6 +315,20 @@ def quiet_ray() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keep a handler of SIGTERM in Python that is there already, from any thread; see `take_back_sigterm`."""
+    get, put = ctypes.pythonapi.PyOS_getsig, ctypes.pythonapi.PyOS_setsig
+    get.restype = put.restype = ctypes.c_void_p
+    put.argtypes = (ctypes.c_int, ctypes.c_void_p)
+    handler = get(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if handler is not None:
+            put(signal.SIGTERM, handler)
 
 
 def take_back_sigterm() -> None:
