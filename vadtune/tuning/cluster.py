@@ -35,7 +35,7 @@ ENVIRONMENT = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     # A worker imports what trials need as soon as it starts, and not when the first trial comes.
-    "RAY_preload_python_modules": "vadtune.tuning.trainable,vadtune.tuning.trial_runs,vadtune.training.run",
+    "RAY_preload_python_modules": ",".join(forkserver.IMPORTS),
     "RAY_worker_niceness": "1",  # not 15: beside any other load trials would hardly run
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # 4 ms a report
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # signals are ours: see `runner`
