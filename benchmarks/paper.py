@@ -39,7 +39,8 @@ from vadtune.settings import parse
 from vadtune.training.config import TrialConfig
 from vadtune.training.evaluation import complete, hide
 from vadtune.training.inference import infer
-from vadtune.training.run import TrialRun, as_tensor
+from vadtune.training.run import TrialRun
+from vadtune.training.trainer import as_tensor
 from vadtune.tuning.schedulers import report_epochs
 
 RESULTS = Path(__file__).with_name("paper.json")

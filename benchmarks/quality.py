@@ -40,7 +40,7 @@ from vadtune.settings import Nested, parse
 from vadtune.training.artifact import load_artifact
 from vadtune.training.environment import environment
 from vadtune.training.fill import Filler
-from vadtune.training.run import as_tensor
+from vadtune.training.trainer import as_tensor
 
 RESULTS = Path(__file__).with_name("quality.json")
 DATASETS = ("breast_cancer", "wine", "diabetes", "digits", "synthetic", "mnist")

@@ -10,6 +10,7 @@ from timing import Row, milliseconds, ratios, seconds
 from torch import Tensor
 
 from vadtune.data.datasets import load
+from vadtune.data.splits import Rows
 from vadtune.models.base import Model
 from vadtune.models.objective import Batch, Posterior
 from vadtune.settings import parse
@@ -47,7 +48,8 @@ class Digits:
         train = {"batch_size": 128, "n_epochs": n_epochs}
         model = {"kind": "vad", "latent_dim": 50, "inference_start": "linear", "decoder": decoder}
         config = {"model": model, "train": train}
-        trainer = Trainer(parse(TrialConfig, config, "benchmark"), x[n_test : n_test + n_train], torch.device("cpu"))
+        rows = Rows(x[n_test : n_test + n_train].numpy())
+        trainer = Trainer(parse(TrialConfig, config, "benchmark"), rows, torch.device("cpu"))
         for _ in range(n_epochs):
             trainer.fit_epoch()
         self.model: Model = trainer.model.eval()

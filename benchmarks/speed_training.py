@@ -8,6 +8,7 @@ import torch
 from timing import Row, milliseconds, ratios, seconds, take_turns
 from torch import Tensor, nn
 
+from vadtune.data.splits import Rows
 from vadtune.models.objective import Batch
 from vadtune.settings import parse
 from vadtune.training.config import TrialConfig
@@ -92,7 +93,7 @@ def training_step(size: Size, target: float, turns: range, n_their_steps: int) -
     """Seconds a step: an epoch of ours against some steps of the paper's scheme."""
     torch.set_num_threads(1)
     x = size.table()
-    trainer, paper = Trainer(size.config("fixed"), x, CPU), PaperScheme(size, x)
+    trainer, paper = Trainer(size.config("fixed"), Rows(x.numpy()), CPU), PaperScheme(size, x)
     n_their_steps = min(n_their_steps, size.n_batches)
     paper.fit(2)
     times = take_turns(
@@ -111,7 +112,7 @@ def training_step(size: Size, target: float, turns: range, n_their_steps: int) -
 def throughput(size: Size, target: float, turns: range, matmul_dim: int) -> Row:
     """Floating-point operations a second of whole epochs (6 a weight and row), over those of `torch.mm`."""
     torch.set_num_threads(1)
-    trainer = Trainer(size.config("free"), size.table(), CPU)
+    trainer = Trainer(size.config("free"), Rows(size.table().numpy()), CPU)
     a, b = torch.rand(matmul_dim, matmul_dim), torch.rand(matmul_dim, matmul_dim)
     work, n_products = 6 * size.n_weights * size.n_rows, 8
     trainer.fit_epoch()

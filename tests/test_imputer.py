@@ -77,7 +77,7 @@ def test_a_low_rank_table_is_found_again_far_better_than_by_column_means(low_ran
 @pytest.mark.parametrize("kind", ["vad", "vae"])
 def test_the_constructors_defaults_are_the_first_point_of_the_default_space(kind):
     estimator = {"vad": VADImputer, "vae": VAEImputer}[kind](random_state=0)
-    assert estimator._config() == parse(TrialConfig, default_config(kind, is_image=False), "first point")
+    assert estimator._config() == parse(TrialConfig, default_config(kind, wine()), "first point")
 
 
 @both

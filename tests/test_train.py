@@ -1,11 +1,15 @@
 """`python -m vadtune.train` on small tables."""
 
 import json
+from pathlib import Path
 
 import h5py
 import pytest
 
+from tests.data.test_splits import some_table
 from tests.small_runs import FAST, SETTINGS, fitted, make_run, modules_after, wine
+from vadtune.data.problem import Problem, load_problem
+from vadtune.data.splits import DataConfig, split
 from vadtune.errors import ArtifactError, ConfigError, DataError, NoUsableTrial
 from vadtune.settings import parse
 from vadtune.train import default_config, main, resolve_config
@@ -74,9 +78,16 @@ def test_the_command_line_beats_the_file(tmp_path, capsys, suffix):
 
 
 def test_defaults_are_the_first_point_of_the_space():
-    config = parse(TrialConfig, default_config("vad", is_image=True), "test")
+    images = load_problem(DataConfig(dataset="mnist", max_rows=30), Path("data"))
+    config = parse(TrialConfig, default_config("vad", images), "test")
     assert (config.model.latent_dim, config.model.decoder.output) == (64, "sigmoid")
-    assert parse(TrialConfig, default_config("vae", is_image=False), "test").model.kind == "vae"
+    assert parse(TrialConfig, default_config("vae", wine()), "test").model.kind == "vae"
+
+
+def test_the_default_epochs_are_those_for_so_many_rows():
+    table, data = some_table(20_000), DataConfig(dataset="t")
+    config = parse(TrialConfig, default_config("vad", Problem(table, data, split(table, data))), "test")
+    assert config.train.n_epochs == 75  # a quarter of 300, of 16,000 rows to train on: eight times 2,000
 
 
 def test_reference_output_has_the_papers_names_and_shapes(tmp_path, capsys):
@@ -156,7 +167,7 @@ def test_settings_of_a_file_may_leave_out_all_but_one(tmp_path):
     path = tmp_path / "config.json"
     path.write_text(json.dumps(SETTINGS | {"seed": 4}))
     args = parser().parse_args(["wine", "-o", "x", "--config", str(path)])
-    assert resolve_config(args, None, None, is_image=False).seed == 4
+    assert resolve_config(args, None, None, wine()).seed == 4
 
 
 def test_help_imports_nothing_heavy():

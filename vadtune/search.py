@@ -121,10 +121,10 @@ def _search(
     from vadtune.tuning.lock import locked
     from vadtune.tuning.preflight import check_folder
     from vadtune.tuning.record import begin, describe_run
-    from vadtune.tuning.space import for_columns
+    from vadtune.tuning.space import for_table
 
     space, sampler, scheduler = resolve_space(args, is_image=problem.table.image_shape is not None)
-    plan = make_plan(args, folder, for_columns(space, problem.splits.codec), sampler, scheduler)
+    plan = make_plan(args, folder, for_table(space, problem.splits.train.rows), sampler, scheduler)
     _warn_of_strangers(args, folder)
     check_folder(folder)
     with locked(folder):

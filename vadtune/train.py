@@ -78,7 +78,7 @@ def train(args: argparse.Namespace) -> int:
     device, _ = resolve_device(args.device)
     with open_past(args.run) as (past, number):
         problem = load(args, past)
-        config = resolve_config(args, past, number, is_image=problem.table.image_shape is not None)
+        config = resolve_config(args, past, number, problem)
     _say_begin(problem, config)
     if past is not None:
         TrialRuns().prepare_process(config.seed, past.n_threads)
@@ -131,7 +131,7 @@ def load(args: argparse.Namespace, past: "PastRun | None") -> "Problem":
 
 
 def resolve_config(
-    args: argparse.Namespace, past: "PastRun | None", number: int | None, *, is_image: bool
+    args: argparse.Namespace, past: "PastRun | None", number: int | None, problem: "Problem"
 ) -> "TrialConfig":
     """The settings of the trial: default, file or run, and over them the command line.
 
@@ -146,7 +146,7 @@ def resolve_config(
     elif args.config is not None:
         base, source = read_config(args.config), str(args.config)
     else:
-        base, source = default_config(args.model or "vad", is_image=is_image), "default settings"
+        base, source = default_config(args.model or "vad", problem), "default settings"
     values = merge(base, parse_assignments(args.set))
     if args.max_epochs is not None:
         values = merge(values, {"train": {"n_epochs": args.max_epochs}})
@@ -163,15 +163,16 @@ def read_config(path: Path) -> Nested:
     return read_json(path)
 
 
-def default_config(model: str, *, is_image: bool) -> Nested:
-    """The first point of the default search space; what it leaves open is drawn by a fixed seed."""
+def default_config(model: str, problem: "Problem") -> Nested:
+    """The first point of the default search space for a table; what it leaves open is drawn by a fixed seed."""
     import optuna
 
     from vadtune.training.config import TrialConfig
-    from vadtune.tuning.space import default_space, find_space, load_space
+    from vadtune.tuning.space import default_space, find_space, for_table, load_space
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    space = load_space(find_space(default_space(model, is_image=is_image)), TrialConfig)
+    name = default_space(model, is_image=problem.table.image_shape is not None)
+    space = for_table(load_space(find_space(name), TrialConfig), problem.splits.train.rows)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     for point in space.first[:1]:
         study.enqueue_trial(point)
@@ -244,7 +245,7 @@ def describe(artifact: "Artifact", folder: Path, run: "TrialRun") -> Nested:
 
 
 def _latents(artifact: "Artifact", x: "FloatArray") -> "FloatArray":
-    from vadtune.training.run import as_tensor
+    from vadtune.training.trainer import as_tensor
 
     latents: FloatArray = artifact.posterior(as_tensor(x)).mean.cpu().numpy()
     return latents

@@ -240,3 +240,9 @@ def test_nothing_hidden_is_refused():
 def test_settings_that_make_no_sense_are_refused(flags, words):
     with pytest.raises(ConfigError, match=words):
         parse(DataConfig, {"dataset": "wine"} | flags, "flags")
+
+
+@pytest.mark.parametrize(("n_rows", "n_copies"), [(600, 8), (900, 5), (6000, 1)])
+def test_the_more_validation_rows_the_fewer_times_they_come(n_rows, n_copies):
+    splits = split(some_table(n_rows, 2), DataConfig(dataset="t", missing_rate=0.2, validation_share=0.4))
+    assert len(splits.validation.truth) == n_copies * len(splits.indices[1])

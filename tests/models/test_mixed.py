@@ -10,6 +10,7 @@ from torch.testing import assert_close
 
 from tests.models.examples import normal
 from vadtune.data.codec import Codec
+from vadtune.data.splits import Rows
 from vadtune.data.tables import Column
 from vadtune.errors import ConfigError
 from vadtune.models.codes import Thresholds
@@ -53,6 +54,13 @@ def test_each_column_has_its_place_among_the_outputs():
     assert encoded[1].tolist() == [0.5, 0.0, pytest.approx(2 / 3), 0, 1, 0, 1, 0]
     assert np.isnan(encoded[3, 3:6]).all()
     assert np.isnan(encoded[2, [0, 1, 6, 7]]).all()
+
+
+def test_latents_can_begin_at_the_principal_components_of_codes():
+    rows, model = Rows(X, CODEC), VADConfig(latent_dim=3, latent_init="pca").build(CODEC)
+    latents = model.training_posteriors(rows, batch_of(X), torch.Generator()).all().mean.numpy()
+    expected = np.linalg.svd(rows.completed, full_matrices=False)[0][:, :3] * np.sqrt(len(X))
+    np.testing.assert_allclose(latents, expected * np.sign((latents * expected).sum(0)), atol=1e-4)
 
 
 def test_what_was_encoded_is_decoded():

@@ -6,11 +6,16 @@ import torch
 from torch.testing import assert_close
 
 from tests.models.examples import holes, normal
+from vadtune.data.splits import Rows
 from vadtune.models.config import VADConfig
-from vadtune.models.latents import LatentTable, column_means, initial_latents
+from vadtune.models.latents import LatentTable, column_means, initial_latents, principal_components
 from vadtune.models.objective import Batch
 
 BATCH = Batch.of(normal(9, 4))
+
+
+def first_latents(kind, x, latent_dim, seed=0):
+    return initial_latents(kind, Rows(x.numpy()), Batch.of(x), latent_dim, torch.Generator().manual_seed(seed))
 
 
 def visit(table, index, gradient_of, learning_rate):
@@ -92,22 +97,21 @@ def test_a_posterior_holds_what_its_kind_learns(kind, width):
 
 
 def test_latents_can_begin_at_zero():
-    assert initial_latents("zeros", BATCH, 3, torch.Generator()).equal(torch.zeros(9, 3))
+    assert first_latents("zeros", normal(9, 4), 3).equal(torch.zeros(9, 3))
 
 
 def test_latents_can_begin_at_small_normal_numbers_that_repeat_with_the_generator():
-    batch = Batch.of(normal(5000, 2))
-    first = initial_latents("normal", batch, 3, torch.Generator().manual_seed(1))
-    assert first.equal(initial_latents("normal", batch, 3, torch.Generator().manual_seed(1)))
+    x = normal(5000, 2)
+    first = first_latents("normal", x, 3, seed=1)
+    assert first.equal(first_latents("normal", x, 3, seed=1))
     assert abs(first.std().item() - 0.001) < 2e-5
 
 
-def test_latents_can_begin_at_the_principal_components_of_the_mean_filled_rows():
+def test_latents_can_begin_at_the_principal_components_of_rows_that_a_normal_completed():
     x = holes(normal(40, 6) @ normal(6, 6, seed=1) + 5.0)
-    table = x.double().numpy()
-    centred = np.nan_to_num(table - np.nanmean(table, 0))
-    scores = np.linalg.svd(centred, full_matrices=False)[0][:, :3] * np.sqrt(40)
-    latents = initial_latents("pca", Batch.of(x), 3, torch.Generator()).double().numpy()
+    completed = Rows(x.numpy()).completed.astype(np.float64)
+    scores = np.linalg.svd(completed, full_matrices=False)[0][:, :3] * np.sqrt(40)
+    latents = first_latents("pca", x, 3).double().numpy()
     signs = np.sign((latents * scores).sum(0))
     np.testing.assert_allclose(latents, scores * signs, atol=1e-4)
     np.testing.assert_allclose((latents**2).mean(0), 1.0, atol=1e-4)
@@ -117,7 +121,7 @@ def test_latents_can_begin_at_the_principal_components_of_the_mean_filled_rows()
     ("x", "rank"),
     [
         (normal(20, 2) @ normal(2, 6, seed=1), 2),
-        (normal(2, 6), 2),
+        (normal(2, 6), 1),
         (torch.full((5, 4), 3.0), 0),
         (torch.full((5, 4), torch.nan), 0),
         (normal(1, 6), 0),
@@ -125,11 +129,19 @@ def test_latents_can_begin_at_the_principal_components_of_the_mean_filled_rows()
     ids=["low rank", "fewer rows than latents", "constant", "all unknown", "one row"],
 )
 def test_principal_components_past_the_rank_are_zero(x, rank):
-    # Means of float32 leave some 1e-7: centring costs at most one component.
-    latents = initial_latents("pca", Batch.of(x), 4, torch.Generator())
+    latents = first_latents("pca", x, 4)
     assert latents.shape == (len(x), 4)
-    assert latents.isfinite().all()
+    assert_close(latents.square().mean(0), (torch.arange(4) < rank).float())
     assert (latents[:, rank:] == 0).all()
+
+
+def test_what_varies_by_less_than_a_thousandth_of_the_first_component_is_no_component():
+    rotation, _ = torch.linalg.qr(normal(4, 4))
+    scores, _ = torch.linalg.qr(normal(30, 4, seed=1))
+    centred = scores * torch.tensor([5.0, 0.1, 5.5e-3, 4.5e-3]) @ rotation.T
+    components = principal_components(centred, 4)
+    assert_close((centred @ components.T).square().mean(0), torch.tensor([1.0, 1.0, 1.0, 0.0]), rtol=1e-3, atol=0)
+    assert (components[3] == 0).all()
 
 
 def test_column_means_are_over_observed_cells():

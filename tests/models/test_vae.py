@@ -4,6 +4,7 @@ import torch
 from torch.testing import assert_close
 
 from tests.models.examples import holes, normal
+from vadtune.data.splits import Rows
 from vadtune.models.config import VAEConfig
 from vadtune.models.objective import Batch
 from vadtune.models.vae import MAX_LOG_VAR, encode
@@ -31,8 +32,9 @@ def test_variances_of_wild_inputs_stay_finite():
 
 
 def test_training_posteriors_are_the_encoder_s_and_hold_no_weights_of_their_own():
-    model, batch = VAEConfig(latent_dim=3).build(4), Batch.of(normal(6, 4))
-    posteriors = model.training_posteriors(batch, torch.Generator())
+    model, x = VAEConfig(latent_dim=3).build(4), normal(6, 4)
+    batch = Batch.of(x)
+    posteriors = model.training_posteriors(Rows(x.numpy()), batch, torch.Generator())
     assert not list(posteriors.parameters())
     assert not posteriors.state_dict()
     index = torch.tensor([4, 1])

@@ -3,8 +3,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from vadtune.data.splits import Rows
 from vadtune.models.config import DecoderConfig, NoiseConfig, VADConfig
-from vadtune.models.latents import principal_components
+from vadtune.models.latents import LatentTable, column_means, principal_components
 from vadtune.models.objective import Batch, Posterior
 from vadtune.models.regression import MAX_ROWS, RIDGE
 from vadtune.training.config import InferConfig, TrainConfig, TrialConfig
@@ -18,6 +19,11 @@ def example(**settings: object) -> tuple[torch.nn.Module, Batch]:
     x = torch.randn(12, 5)
     x[::3, 1] = torch.nan
     return config.build(5), Batch.of(x)
+
+
+def posteriors_of(model: torch.nn.Module, train: Batch) -> LatentTable:
+    x = torch.where(train.observed > 0, train.x, torch.nan)
+    return model.training_posteriors(Rows(x.numpy()), train, torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize(("method", "rate", "n_steps"), [("adam", 0.02, 1500), ("sgd", 0.02, 1500)])
@@ -38,9 +44,9 @@ def test_rows_do_not_depend_on_each_other(method):
 
 def test_pca_start_is_the_projection_on_the_training_components():
     model, batch = example(inference_start="pca")
-    model.training_posteriors(batch, torch.Generator().manual_seed(0))
-    mean, components = principal_components(batch, 2)
-    assert_close(model.start(batch).mean, (batch.x - batch.observed * mean) @ components.T)
+    posteriors_of(model, batch)
+    centred = batch.x - batch.observed * column_means(batch)
+    assert_close(model.start(batch).mean, centred @ principal_components(centred, 2).T)
     assert_close(model.start(batch).mean.square().mean(0), torch.ones(2))
 
 
@@ -56,7 +62,7 @@ def test_linear_start_is_the_ridge_regression_of_the_training_latents(n_columns)
     x[::3, 1] = torch.nan
     batch = Batch.of(x)
     model = VADConfig(latent_dim=2, inference_start="linear").build(n_columns).double()
-    posteriors = model.training_posteriors(batch, torch.Generator().manual_seed(0))
+    posteriors = posteriors_of(model, batch)
     assert_close(model.start(batch).mean, torch.zeros(12, 2, dtype=torch.float64))
     posteriors.table[:, 0, :2] = torch.randn(12, 2, dtype=torch.float64)
     model.remember(posteriors)
@@ -70,7 +76,7 @@ def test_linear_start_of_many_rows_is_learned_from_some_of_them():
     x = torch.randn(2 * MAX_ROWS, 3, generator=torch.Generator().manual_seed(0))
     batch, coefficients = Batch.of(x), torch.tensor([[1.0, 0.5], [-2.0, 0.0], [0.3, 1.0]])
     model = VADConfig(latent_dim=2, inference_start="linear").build(3)
-    posteriors = model.training_posteriors(batch, torch.Generator().manual_seed(0))
+    posteriors = posteriors_of(model, batch)
     posteriors.table[:, 0, :2] = x @ coefficients
     model.remember(posteriors)
     assert_close(model.start(batch).mean, x @ coefficients / (1 + RIDGE), atol=0.1, rtol=0)
@@ -78,7 +84,7 @@ def test_linear_start_of_many_rows_is_learned_from_some_of_them():
 
 def test_train_start_lies_where_training_latents_lie():
     model, batch = example(inference_start="train")
-    posteriors = model.training_posteriors(batch, torch.Generator().manual_seed(0))
+    posteriors = posteriors_of(model, batch)
     posteriors.table[:, 0, :2] = torch.tensor([5.0, -3.0]) + 0.1 * torch.randn(12, 2)
     model.remember(posteriors)
     start = model.start(batch).mean
@@ -89,7 +95,7 @@ def test_train_start_lies_where_training_latents_lie():
 def remembering(n_rows: int) -> tuple[torch.nn.Module, torch.nn.Module, Batch]:
     """A model whose training latents lie apart, these, and its training rows: what the decoder makes of them."""
     model, _ = example(inference_start="importance", noise=NoiseConfig(log_var=-6.0))
-    posteriors = model.training_posteriors(Batch.of(torch.randn(n_rows, 5)), torch.Generator().manual_seed(0))
+    posteriors = posteriors_of(model, Batch.of(torch.randn(n_rows, 5)))
     latents = 3 * torch.randn(n_rows, 2, generator=torch.Generator().manual_seed(1))
     posteriors.table[:, 0, :2] = latents
     model.remember(posteriors)
@@ -132,7 +138,7 @@ def test_rows_that_are_far_off_restart_and_others_stay_where_they_are():
     assert_close(found.mean[lost], model.start(batch).mean[lost])
     other, batch = example(inference_start="zeros")
     kept = Posterior(torch.full((12, 2), 50.0), torch.zeros(12, 2))
-    assert other.restart(batch, kept, other.training_posteriors(batch, torch.Generator())) is kept
+    assert other.restart(batch, kept, posteriors_of(other, batch)) is kept
 
 
 def test_rows_of_clusters_end_in_their_own_only_from_the_importance_start():
@@ -147,9 +153,7 @@ def test_rows_of_clusters_end_in_their_own_only_from_the_importance_start():
     errors = {}
     for start in ("zeros", "importance"):
         model = config.model.model_copy(update={"inference_start": start})
-        trainer = Trainer(
-            config.model_copy(update={"model": model}), torch.tensor(x[:500]).float(), torch.device("cpu")
-        )
+        trainer = Trainer(config.model_copy(update={"model": model}), Rows(x[:500]), torch.device("cpu"))
         for _ in range(40):
             trainer.fit_epoch()
         trainer.model.remember(trainer.posteriors)

@@ -44,7 +44,7 @@ def table():
 
 def fitted(model, x):
     scaler = Scaler.fit(x, "sd")
-    trainer = Trainer(trial(model), torch.from_numpy(scaler.transform(x)), torch.device("cpu"))
+    trainer = Trainer(trial(model), Rows(scaler.transform(x)), torch.device("cpu"))
     trainer.fit_epoch()
     columns = tuple(Column(f"x{j}", "numeric", "float64") for j in range(x.shape[1]))
     return Artifact(trainer.model.eval(), trial(model), scaler, columns)
@@ -108,7 +108,7 @@ def test_a_row_is_filled_alike_in_any_company(model, table):
 def test_training_lowers_the_loss_and_a_trial_gets_a_score(model):
     train, validation = low_rank(60, n_features=6), low_rank(20, n_features=6, seed=9)
     config = trial(model).model_copy(update={"train": TrainConfig(n_epochs=10, batch_size=16, schedule="constant")})
-    trainer = Trainer(config, train.x, torch.device("cpu"))
+    trainer = Trainer(config, Rows(train.x.numpy()), torch.device("cpu"))
     losses = [trainer.fit_epoch() for _ in range(10)]
     assert losses[-1] < losses[0]
     run = TrialRun(config, Rows(train.x.numpy()), holdout(validation))

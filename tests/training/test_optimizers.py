@@ -84,8 +84,9 @@ def test_a_saved_optimizer_goes_on_as_if_nothing_had_happened(kind):
 
 def test_training_does_not_import_the_compiler_of_torch():
     code = (
-        "import sys, torch; from vadtune.training.config import TrialConfig; from vadtune.training.trainer import "
-        "Trainer; Trainer(TrialConfig(), torch.randn(20, 3), torch.device('cpu')).fit_epoch(); "
+        "import sys, torch; from vadtune.data.splits import Rows; from vadtune.training.config import TrialConfig; "
+        "from vadtune.training.trainer import Trainer; "
+        "Trainer(TrialConfig(), Rows(torch.randn(20, 3).numpy()), torch.device('cpu')).fit_epoch(); "
         "sys.exit('torch._dynamo' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

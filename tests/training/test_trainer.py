@@ -9,6 +9,7 @@ from torch.testing import assert_close
 
 from tests.models.examples import exact_posterior, holes, normal
 from tests.training.examples import THOROUGH, change, low_rank, rmse, small
+from vadtune.data.splits import Rows
 from vadtune.errors import Diverged
 from vadtune.models.config import DecoderConfig, VADConfig
 from vadtune.models.objective import Batch
@@ -22,8 +23,12 @@ KINDS = ["vad", "vae"]
 DROPOUT = {"hidden_dim": 16, "n_layers": 1, "dropout": 0.3}
 
 
+def trainer_of(config, x):
+    return Trainer(config, Rows(x.numpy()), CPU)
+
+
 def losses(config, x, n_epochs=3):
-    trainer = Trainer(config, x, CPU)
+    trainer = trainer_of(config, x)
     return [trainer.fit_epoch() for _ in range(n_epochs)]
 
 
@@ -37,7 +42,7 @@ def test_any_number_of_rows_trains_with_any_batch_size(kind, n_features):
 
 @pytest.mark.parametrize("n_rows", [1, 31, 32, 33, 70])
 def test_an_epoch_visits_every_row_once(n_rows):
-    trainer = Trainer(small(), normal(n_rows, 4), CPU)
+    trainer = trainer_of(small(), normal(n_rows, 4))
     for epoch in (1, 2, 3):
         trainer.fit_epoch()
         assert trainer.posteriors.n_updates.tolist() == [epoch] * n_rows
@@ -52,7 +57,7 @@ def test_rows_and_columns_that_are_entirely_unknown_do_no_harm(kind, posterior, 
     x[3], x[:, 2] = torch.nan, torch.nan
     settings = {"posterior": posterior, "latent_init": latent_init} if kind == "vad" else {}
     config = small(kind, noise={"kind": "per_column"}, **settings)
-    trainer = Trainer(config, x, CPU)
+    trainer = trainer_of(config, x)
     assert all(math.isfinite(trainer.fit_epoch()) for _ in range(3))
     assert all(parameter.isfinite().all() for parameter in trainer.model.parameters())
 
@@ -105,7 +110,7 @@ def test_an_absurd_learning_rate_diverges_with_a_reason(kind, optimizer):
 
 def test_a_hidden_value_that_leaks_into_a_batch_ends_the_first_epoch():
     x = holes(normal(20, 5))
-    trainer = Trainer(small(), x, CPU)
+    trainer = trainer_of(small(), x)
     trainer.batch = Batch(x, trainer.batch.observed)
     with pytest.raises(Diverged, match="nan after epoch 1"):
         trainer.fit_epoch()
@@ -114,7 +119,7 @@ def test_a_hidden_value_that_leaks_into_a_batch_ends_the_first_epoch():
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 def test_the_schedule_is_a_factor_on_the_learning_rate_of_every_batch(optimizer):
     config = change(small(), "train", batch_size=10, n_epochs=4, optimizer=optimizer, learning_rate=1e-3)
-    trainer = Trainer(config, normal(25, 5), CPU)
+    trainer = trainer_of(config, normal(25, 5))
     rates, step = [], trainer.optimizer.step
     trainer.optimizer.step = lambda rate: (rates.append(rate), step(rate))
     for _ in range(4):
@@ -125,7 +130,7 @@ def test_the_schedule_is_a_factor_on_the_learning_rate_of_every_batch(optimizer)
 @pytest.mark.parametrize("schedule", ["one_cycle", "constant"])
 def test_latents_follow_the_same_schedule(schedule):
     config = change(small(), "train", schedule=schedule, latent_learning_rate=0.1, n_epochs=10)
-    trainer = Trainer(config, normal(20, 5), CPU)
+    trainer = trainer_of(config, normal(20, 5))
     before = trainer.posteriors.table[:, 0].clone()
     trainer.fit_epoch()
     # The first step of Adam is as long as the learning rate.
@@ -136,7 +141,7 @@ def test_latents_follow_the_same_schedule(schedule):
 def test_plateau_watches_the_loss_of_the_epochs():
     config = change(small(), "train", schedule="plateau", learning_rate=1e-12, latent_learning_rate=1e-12)
     config = config.model_copy(update={"model": config.model.model_copy(update={"posterior": "point"})})
-    trainer = Trainer(config, normal(20, 5), CPU)
+    trainer = trainer_of(config, normal(20, 5))
     for _ in range(40):
         trainer.fit_epoch()
     assert trainer.plateau.factor < 1.0
@@ -144,7 +149,7 @@ def test_plateau_watches_the_loss_of_the_epochs():
 
 def test_training_begins_at_the_column_means():
     x = holes(normal(400, 5) + torch.arange(5.0))
-    trainer = Trainer(small(decoder={"n_layers": 0}), x, CPU)
+    trainer = trainer_of(small(decoder={"n_layers": 0}), x)
     assert_close(trainer.model.decoder(torch.zeros(1, 3))[0], x.nanmean(0))
 
 
@@ -154,7 +159,7 @@ def test_a_linear_decoder_reaches_the_noise_floor():
         model=VADConfig(latent_dim=3, decoder=DecoderConfig(n_layers=0)),
         train=TrainConfig(n_epochs=200, batch_size=64, learning_rate=0.02),
     )
-    trainer = Trainer(config, train.x, CPU)
+    trainer = trainer_of(config, train.x)
     for _ in range(200):
         trainer.fit_epoch()
     found = rmse(trainer.model.decoder(infer(trainer.model, Batch.of(test.x), THOROUGH).mean).detach(), test.truth)

@@ -13,7 +13,7 @@ from vadtune.errors import ArtifactError
 from vadtune.settings import merge, parse
 from vadtune.training.artifact import load_artifact, save_artifact, write_sums
 from vadtune.training.config import TrialConfig
-from vadtune.training.run import as_tensor
+from vadtune.training.trainer import as_tensor
 from vadtune.tuning.conclude import artifact_of, score_artifact
 from vadtune.tuning.ensemble import choose
 

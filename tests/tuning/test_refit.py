@@ -22,8 +22,7 @@ from vadtune.training.artifact import load_artifact, save_artifact
 from vadtune.training.config import TrialConfig
 from vadtune.training.decoder_export import add_torch
 from vadtune.training.fitting import fit_to_the_end
-from vadtune.training.run import as_tensor
-from vadtune.training.trainer import Trainer
+from vadtune.training.trainer import Trainer, as_tensor
 from vadtune.tuning import fits as where
 from vadtune.tuning.conclude import Winner, export_trial, scored
 from vadtune.tuning.fits import Fit, Fitter
@@ -204,7 +203,7 @@ def test_all_fits_are_refitted_with_seeds_of_their_own(exported, tmp_path):
 def test_a_fit_that_is_cancelled_ends_after_the_epoch_it_is_in(exported):
     first, problem = exported
     rows = problem.splits.final_rows
-    trainer = Trainer(first.tested.artifact.config, as_tensor(rows.x), torch.device("cpu"), rows.codec)
+    trainer = Trainer(first.tested.artifact.config, rows, torch.device("cpu"))
     fit_to_the_end(trainer, 100, lambda: trainer.epoch == 2)
     assert trainer.epoch == 2
 

@@ -1,16 +1,19 @@
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import optuna
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field, model_validator
 
+from vadtune.data.codec import Codec, Coding
+from vadtune.data.splits import Rows
 from vadtune.errors import ConfigError
 from vadtune.settings import Settings, flatten, parse_assignments
 from vadtune.training.config import TrialConfig
-from vadtune.tuning.space import Space, find_space, known_spaces, load_space, make_space
+from vadtune.tuning.space import Space, find_space, for_table, known_spaces, load_space, make_space
 
 
 class Model(Settings):
@@ -138,6 +141,30 @@ def test_a_value_that_closes_a_condition_drops_what_hangs_on_it():
     space = space_of(SPACE, ["model.posterior=free"])
     assert all("model.log_var" not in params for params in ask(space))
     assert "model.log_var" not in space.first[0]
+
+
+@pytest.mark.parametrize(("n_rows", "batch_size"), [(10, 400), (1000, 400), (8000, 100), (27_000, 44), (10**9, 40)])
+def test_a_value_with_rows_is_less_for_a_larger_table(n_rows, batch_size):
+    space = space_of("[train]\nbatch_size = { value = 400, rows = 1000 }")
+    assert space.fixed("train.batch_size", None) == 400
+    assert Space.from_dict(space.to_dict()).at(n_rows).to_dict() == {"train": {"batch_size": batch_size}}
+
+
+def test_set_replaces_a_value_with_rows_by_one_for_all_tables():
+    space = space_of("[train]\nbatch_size = { value = 400, rows = 1000 }", ["train.batch_size=300"])
+    assert space.at(10**6).fixed("train.batch_size", None) == 300
+
+
+def test_rows_go_with_whole_numbers_only():
+    text = "[train]\nlearning_rate = { value = 1e-3, rows = 1000 }"
+    assert "vad.toml: train.learning_rate: rows is for whole numbers" in mistakes_of(text)
+
+
+@pytest.mark.parametrize(("codec", "n_left"), [(None, 1), (Codec((Coding("number", (0.0, 1.0)),)), 2)])
+def test_levels_are_searched_only_where_a_column_has_some(codec, n_left):
+    space = make_space({"model": {"kind": "vad", "levels": {"choices": [True, False]}}}, TrialConfig, "test")
+    found = for_table(space, Rows(np.zeros((3, 1), np.float32), codec))
+    assert len(found.leaves["model.levels"].points()) == n_left
 
 
 def test_a_grid_lists_every_point_once():

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
@@ -10,6 +11,7 @@ from pydantic import Field, model_validator
 from vadtune.data.codec import Codec
 from vadtune.data.declared import NOTHING, Declared
 from vadtune.data.masks import Mcar, Mechanism
+from vadtune.data.normal import complete
 from vadtune.data.tables import BoolArray, Column, FloatArray, IntArray, Table, Unit
 from vadtune.errors import ConfigError, DataError
 from vadtune.settings import Settings
@@ -20,6 +22,8 @@ LARGEST_LOG = 700.0  # the exponential of more is infinite
 # varied by 20% from search to search.
 WANTED_VALIDATION_CELLS = 4000
 MAX_VALIDATION_MASKS = 8
+# Of many rows copies take longer than they are worth: inference on them is a part of every trial.
+MOST_COPIED_ROWS = 2000
 # Of training and validation rows; what is larger takes long to fit again, and gains little by some more rows.
 MAX_SMALL_ROWS, MAX_SMALL_CELLS = 2000, 150_000
 
@@ -53,6 +57,11 @@ class Rows:
 
     x: FloatArray
     codec: Codec | None = None
+
+    @cached_property
+    def completed(self) -> FloatArray:
+        """`(N, E)` encoded, centred, holes filled with what a multivariate normal expects; see `normal.complete`."""
+        return complete(self.x if self.codec is None else self.codec.encode(self.x))
 
 
 @dataclass(frozen=True, eq=False)
@@ -263,7 +272,7 @@ def _repeat_validation(
     The mechanism meets copies of the whole table with the same generator: what it fixes for all rows, such as which
     columns drive it, is fixed for all copies.
     """
-    n_copies = min(MAX_VALIDATION_MASKS, round(WANTED_VALIDATION_CELLS / hidden.sum()))
+    n_copies = min(MAX_VALIDATION_MASKS, round(WANTED_VALIDATION_CELLS / hidden.sum()), MOST_COPIED_ROWS // len(rows))
     if n_copies < 2:
         return rows, hidden
     rate = config.missing_rate if config.test_missing_rate is None else config.test_missing_rate

@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from vadtune.data.codec import Codec
+from vadtune.data.splits import Rows
 from vadtune.data.tables import IntArray
 from vadtune.errors import ConfigError
 from vadtune.models.config import AnyDecoderConfig, DecoderConfig, NoiseConfig
@@ -135,8 +136,8 @@ class Model(nn.Module, ABC):
         """Whether each row learns the variances of its posterior."""
 
     @abstractmethod
-    def training_posteriors(self, train: Batch, rng: torch.Generator) -> TrainingPosteriors:
-        """Fresh posteriors for the training rows."""
+    def training_posteriors(self, rows: Rows, train: Batch, rng: torch.Generator) -> TrainingPosteriors:
+        """Fresh posteriors for the training rows, which come as they are and as the model's `batch` of them."""
 
     @abstractmethod
     def start(self, batch: Batch) -> Posterior:

@@ -7,12 +7,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from vadtune.data.splits import Rows
 from vadtune.models.base import TrainingPosteriors
 from vadtune.models.config import LatentInit, LatentOptimizer, PosteriorKind
 from vadtune.models.objective import Batch, Posterior
 from vadtune.models.regression import LatentRegression
 
 SMALL_STD = 0.001
+# Of the largest singular value: what is smaller is no direction.
+LEAST_SINGULAR = 1e-3
 
 
 class LatentTable(TrainingPosteriors):
@@ -98,31 +101,31 @@ class LatentTable(TrainingPosteriors):
         return Posterior(mean, torch.full_like(mean, self.fixed_log_var))
 
 
-def initial_latents(kind: LatentInit, batch: Batch, latent_dim: int, rng: torch.Generator) -> Float[Tensor, "N L"]:
+def initial_latents(
+    kind: LatentInit, rows: Rows, train: Batch, latent_dim: int, rng: torch.Generator
+) -> Float[Tensor, "N L"]:
     """First latent means: zeros, normal with standard deviation 0.001, or the row's principal components.
 
-    `pca` projects the mean-filled rows on their first `latent_dim` principal components, each scaled to unit
-    variance as the prior has it; components past the rank are zero.
+    `pca` projects rows, whose holes are filled with what a multivariate normal expects, on their first `latent_dim`
+    principal components, each scaled to unit variance as the prior has it; components past the rank are zero. From
+    there the larger a table is, the fewer epochs are needed: each moves each row's latents but once.
     """
-    mean = batch.x.new_zeros(len(batch), latent_dim)
+    mean = train.x.new_zeros(len(train), latent_dim)
     if kind == "zeros":
         return mean
     if kind == "normal":
         return mean.normal_(std=SMALL_STD, generator=rng)
-    column_mean, components = principal_components(batch, latent_dim)
-    return (batch.x - batch.observed * column_mean) @ components.T
+    completed = torch.tensor(rows.completed).to(train.x)
+    return completed @ principal_components(completed, latent_dim).T
 
 
-def principal_components(batch: Batch, latent_dim: int) -> tuple[Float[Tensor, " D"], Float[Tensor, "L D"]]:
-    """Column means, and directions onto which mean-filled rows have unit variance; zero past the rank."""
-    column_mean = column_means(batch)
-    # Mean-filled and centred: a cell that is not observed is 0, the centre.
-    centred = batch.x - batch.observed * column_mean
+def principal_components(centred: Float[Tensor, "N D"], latent_dim: int) -> Float[Tensor, "L D"]:
+    """Directions onto which rows have unit variance; zero past the rank."""
     _, s, v = torch.linalg.svd(centred, full_matrices=False)
-    rank = min(latent_dim, int((s > s[0] * 1e-6).sum()))
-    components = batch.x.new_zeros(latent_dim, centred.shape[1])
-    components[:rank] = v[:rank] / s[:rank, None] * len(batch) ** 0.5
-    return column_mean, components
+    rank = min(latent_dim, int((s > s[0] * LEAST_SINGULAR).sum()))
+    components = centred.new_zeros(latent_dim, centred.shape[1])
+    components[:rank] = v[:rank] / s[:rank, None] * len(centred) ** 0.5
+    return components
 
 
 def column_means(batch: Batch) -> Float[Tensor, " D"]:

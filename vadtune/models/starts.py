@@ -103,8 +103,10 @@ class PCA(Start):
 
     def see(self, train: Batch) -> LatentRegression | None:
         """Find the components."""
-        self.column_mean, components = principal_components(train, self.latent_dim)
-        self.projection = components.T.contiguous()
+        self.column_mean = column_means(train)
+        # A cell that is not observed is 0, the centre.
+        centred = train.x - train.observed * self.column_mean
+        self.projection = principal_components(centred, self.latent_dim).T.contiguous()
         return None
 
     def mean(self, batch: Batch, decoder: Decoder, likelihood: Likelihood) -> Float[Tensor, "N L"]:  # noqa: ARG002

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vadtune.data.codec import Codec
+from vadtune.data.splits import Rows
 from vadtune.models.base import Model, Parts, TrainingPosteriors
 from vadtune.models.config import VADConfig
 from vadtune.models.latents import LatentTable, initial_latents
@@ -28,10 +29,10 @@ class VAD(Model):
         if config.posterior != "point":
             self.register_buffer("latent_log_var", torch.full((config.latent_dim,), config.log_var))
 
-    def training_posteriors(self, train: Batch, rng: torch.Generator) -> LatentTable:
+    def training_posteriors(self, rows: Rows, train: Batch, rng: torch.Generator) -> LatentTable:
         """A table of latents, one row for each training row."""
         config, regression = self.config, self.beginning.see(train)
-        mean = initial_latents(config.latent_init, train, config.latent_dim, rng)
+        mean = initial_latents(config.latent_init, rows, train, config.latent_dim, rng)
         return LatentTable(mean, config.posterior, config.log_var, config.latent_optimizer, regression)
 
     @torch.no_grad()

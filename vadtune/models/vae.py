@@ -10,6 +10,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from vadtune.data.codec import Codec
+from vadtune.data.splits import Rows
 from vadtune.models.base import Model, Parts, TrainingPosteriors
 from vadtune.models.config import VAEConfig
 from vadtune.models.decoder import mlp
@@ -32,7 +33,7 @@ class VAE(Model):
         """The encoder's answer."""
         return encode(self.encoder, batch)
 
-    def training_posteriors(self, train: Batch, rng: torch.Generator) -> "Amortized":  # noqa: ARG002
+    def training_posteriors(self, rows: Rows, train: Batch, rng: torch.Generator) -> "Amortized":  # noqa: ARG002
         """The encoder itself: it learns with the network's optimizer and holds nothing of any row."""
         return Amortized(self.encoder)
 

@@ -19,7 +19,7 @@ from vadtune.errors import DataError
 from vadtune.models.objective import Posterior
 from vadtune.training.artifact import Artifact
 from vadtune.training.inference import with_curvature
-from vadtune.training.run import as_tensor
+from vadtune.training.trainer import as_tensor
 
 Arrays = dict[str, npt.NDArray[Any]]
 RATES = tuple(round(0.1 * step, 1) for step in range(1, 10))

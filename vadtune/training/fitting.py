@@ -14,7 +14,7 @@ from vadtune.settings import Nested
 from vadtune.training.artifact import Artifact
 from vadtune.training.calibration import calibrated
 from vadtune.training.config import TrialConfig
-from vadtune.training.run import TrialRun, as_tensor
+from vadtune.training.run import TrialRun
 from vadtune.training.trainer import Trainer
 
 # Hidden in the rows that are held back, by which the best epoch is chosen.
@@ -38,7 +38,7 @@ def fit_on_all(config: TrialConfig, table: Table, device: str, n_epochs: int | N
         NoUsableTrial: The training diverged.
     """
     scaler, codec = fit_units(table.values, table)
-    trainer = Trainer(config, as_tensor(scaler.transform(table.values)), torch.device(device), codec)
+    trainer = Trainer(config, Rows(scaler.transform(table.values), codec), torch.device(device))
     return _artifact(fit_to_the_end(trainer, n_epochs), config, scaler, table, {})
 
 

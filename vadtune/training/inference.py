@@ -51,9 +51,7 @@ def infer(model: Model, batch: Batch, settings: InferConfig) -> Posterior:
     """
     model.eval()
     limit = settings.n_steps if model.max_refinement_steps is None else model.max_refinement_steps
-    n_together = min(settings.batch_size, CACHED_ROWS) if batch.x.device.type == "cpu" else settings.batch_size
-    chunks = [batch.rows(slice(at, at + n_together)) for at in range(0, max(len(batch), 1), n_together)]
-    return _join([_find(model, chunk, model.start(chunk), limit, settings) for chunk in chunks])
+    return _find(model, batch, model.start(batch), limit, settings)
 
 
 @torch.no_grad()
@@ -66,6 +64,17 @@ def infer_further(model: Model, batch: Batch, start: Posterior, settings: InferC
 def _find(model: Model, batch: Batch, start: Posterior, n_steps: int, settings: InferConfig) -> Posterior:
     if n_steps == 0:
         return start
+    n_together = min(settings.batch_size, CACHED_ROWS) if batch.x.device.type == "cpu" else settings.batch_size
+    parts = enumerate(start.split(n_together))
+    return _join(
+        [
+            _descend(model, batch.rows(slice(n * n_together, (n + 1) * n_together)), part, n_steps, settings)
+            for n, part in parts
+        ]
+    )
+
+
+def _descend(model: Model, batch: Batch, start: Posterior, n_steps: int, settings: InferConfig) -> Posterior:
     with fitting_threads(model, len(batch)):
         # A point has no variance whose noise could move it.
         if settings.method == "bound" and start.log_var is not None:

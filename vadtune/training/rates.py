@@ -17,7 +17,7 @@ from vadtune.settings import Nested, parse
 from vadtune.training.artifact import Artifact
 from vadtune.training.calibration import calibration
 from vadtune.training.evaluation import score
-from vadtune.training.run import as_tensor
+from vadtune.training.trainer import as_tensor
 
 MaskMode = Literal["fixed", "random"]
 # Rows of several rates are inferred together as long as they take no more memory than this many numbers.

@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from safetensors import safe_open
@@ -23,7 +22,7 @@ from vadtune.models.objective import Posterior
 from vadtune.settings import parse
 from vadtune.training.config import TrialConfig
 from vadtune.training.inference import infer, infer_further
-from vadtune.training.trainer import Trainer
+from vadtune.training.trainer import Trainer, as_tensor
 from vadtune.training.weights import load_model
 
 Tensors = dict[str, Tensor]
@@ -44,7 +43,7 @@ class TrialRun:
 
     def __init__(self, config: TrialConfig, train: Rows, validation: Holdout, device: str = "cpu") -> None:
         self.config = config
-        self.trainer = Trainer(config, as_tensor(train.x), torch.device(device), train.codec)
+        self.trainer = Trainer(config, train, torch.device(device))
         self.validation = self.trainer.model.batch(as_tensor(validation.rows.x)).to(torch.device(device))
         self.truth = validation.truth
         self.warm: Posterior | None = None  # of the validation rows, from report to report
@@ -184,11 +183,6 @@ def load_expected(folder: Path) -> FloatArray | None:
     """What a saved trial expects of the validation rows `(N, E)`; None if its best epoch was not scored yet."""
     with safe_open(folder / "run.safetensors", framework="numpy") as file:
         return file.get_tensor("expected") if "expected" in file.keys() else None  # noqa: SIM118 – not a mapping
-
-
-def as_tensor(x: FloatArray) -> Tensor:
-    """A copy of an array as float32: those of the object store are read-only."""
-    return torch.tensor(np.asarray(x), dtype=torch.float32)
 
 
 def _under(prefix: str, tensors: Tensors) -> Tensors:

@@ -2,11 +2,12 @@
 
 import math
 
+import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
-from vadtune.data.codec import Codec
+from vadtune.data.splits import Rows
+from vadtune.data.tables import FloatArray
 from vadtune.errors import Diverged
 from vadtune.models.base import Model, TrainingPosteriors
 from vadtune.models.dropout import dropping_by
@@ -24,23 +25,20 @@ class Trainer:
 
     Args:
         config: The trial; its seed decides weights, order of rows and noise.
-        x: Training rows of shape `(N, D)`, scaled, NaN wherever the model must not see.
+        rows: Those to train on.
         device: Where to train.
-        codec: What the columns are; None: all are numbers.
     """
 
-    def __init__(
-        self, config: TrialConfig, x: Float[Tensor, "N D"], device: torch.device, codec: Codec | None = None
-    ) -> None:
+    def __init__(self, config: TrialConfig, rows: Rows, device: torch.device) -> None:
         self.settings = config.train
         self.rng = torch.Generator(device).manual_seed(config.seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            self.model: Model = config.model.build(codec or x.shape[1])
-        self.batch = self.model.batch(x).to(device)
+            self.model: Model = config.model.build(rows.codec or rows.x.shape[1])
+        self.batch = self.model.batch(as_tensor(rows.x)).to(device)
         self.model.start_at(column_means(self.batch))
         self.model.to(device)
-        self.posteriors: TrainingPosteriors = self.model.training_posteriors(self.batch, self.rng).to(device)
+        self.posteriors: TrainingPosteriors = self.model.training_posteriors(rows, self.batch, self.rng).to(device)
         self.optimizer = OPTIMIZERS[self.settings.optimizer](self.model.parameters(), self.settings.weight_decay)
         self.plateau = Plateau()
         self.dropout_rng = torch.Generator(device)
@@ -95,3 +93,8 @@ class Trainer:
                 return self.plateau.factor
             case "constant":
                 return 1.0
+
+
+def as_tensor(x: FloatArray) -> Tensor:
+    """A copy of an array as float32: those of the object store are read-only."""
+    return torch.tensor(np.asarray(x), dtype=torch.float32)

@@ -32,7 +32,8 @@ from vadtune.training.evaluation import (
     reconstruct_each,
     score,
 )
-from vadtune.training.run import as_tensor, load_best_model
+from vadtune.training.run import load_best_model
+from vadtune.training.trainer import as_tensor
 from vadtune.tuning.study import BestTrial
 
 # Curves over rates and mechanisms repeat the inference 13 times: enough cells for two digits are enough.

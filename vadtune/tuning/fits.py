@@ -14,7 +14,6 @@ from vadtune.errors import NoUsableTrial
 from vadtune.models.base import Model
 from vadtune.training.config import TrialConfig
 from vadtune.training.fitting import fit_to_the_end
-from vadtune.training.run import as_tensor
 from vadtune.training.trainer import Trainer
 from vadtune.tuning.cluster import GONE, Cluster, ClusterLost, Watchdog, landmarks
 from vadtune.tuning.plan import Plan
@@ -95,7 +94,7 @@ class Fitter:
 def _fit_here(rows: Rows, fits: Sequence[Fit]) -> list[Model | NoUsableTrial]:
     """In threads, each of which leaves torch no further ones: two fits took 0.6 of the time of one after the other."""
     # First weights come from torch's one generator.
-    trainers = [Trainer(fit.config, as_tensor(rows.x), torch.device("cpu"), rows.codec) for fit in fits]
+    trainers = [Trainer(fit.config, rows, torch.device("cpu")) for fit in fits]
     cancelled = threading.Event()
     with ThreadPoolExecutor(os.cpu_count(), initializer=torch.set_num_threads, initargs=(1,)) as threads:
         try:
@@ -108,7 +107,7 @@ def _fit_here(rows: Rows, fits: Sequence[Fit]) -> list[Model | NoUsableTrial]:
 
 def _fit_there(rows: Rows, fit: Fit, device: str, n_threads: int) -> Model | NoUsableTrial:
     TrialRuns().prepare_process(fit.config.seed, n_threads)
-    return _fit(Trainer(fit.config, as_tensor(rows.x), torch.device(device), rows.codec), fit.n_epochs)
+    return _fit(Trainer(fit.config, rows, torch.device(device)), fit.n_epochs)
 
 
 def _fit(trainer: Trainer, n_epochs: int | None, is_cancelled: Callable[[], bool] = bool) -> Model | NoUsableTrial:

@@ -13,7 +13,7 @@ from typing import Any
 
 import optuna
 
-from vadtune.data.codec import Codec
+from vadtune.data.splits import Rows
 from vadtune.errors import ConfigError
 from vadtune.settings import Nested, Settings, flatten, nearest, parse, read_toml, set_path, unflatten
 from vadtune.tuning.leaves import LEAF_KEYS, Fixed, Leaf, Params, is_one_of, leaf_class
@@ -61,6 +61,11 @@ class Space:
         settled = Space({**self.leaves, path: Fixed(value=value)})
         points = [_fitting(point, settled) for point in self.first]
         return Space(settled.leaves, tuple(p for n, p in enumerate(points) if p not in points[:n]))
+
+    def at(self, n_rows: int) -> "Space":
+        """The space with the values that it has for so many rows to train on; see `Fixed`."""
+        leaves = {path: leaf.at(n_rows) if isinstance(leaf, Fixed) else leaf for path, leaf in self.leaves.items()}
+        return Space(leaves, self.first)
 
     def holds_first(self, params: Params) -> bool:
         """Whether params are those of a first point, which may leave some of them open, but not all."""
@@ -169,9 +174,13 @@ def default_space(model: str, *, is_image: bool) -> str:
     return f"{model}_{'images' if is_image else 'tables'}"
 
 
-def for_columns(space: Space, codec: Codec) -> Space:
-    """The space without what says nothing of such columns: whether numbers are levels, where none has any."""
-    return space if codec.leveled.size else space.settle("model.levels", value=False)
+def for_table(space: Space, train: Rows) -> Space:
+    """The space for rows to train on: with values for so many, without what says nothing of such columns.
+
+    Where no number has levels, whether numbers are levels is left out.
+    """
+    has_levels = train.codec is not None and train.codec.leveled.size
+    return (space if has_levels else space.settle("model.levels", value=False)).at(len(train.x))
 
 
 def find_space(name_or_path: str) -> Path:

@@ -32,7 +32,7 @@ from vadtune.tuning.refits import add_further_fits, is_to_be_fitted_further, ref
 from vadtune.tuning.runner import Plan, run_search
 from vadtune.tuning.samplers import Sampler
 from vadtune.tuning.schedulers import Scheduler
-from vadtune.tuning.space import Space, default_space, find_space, for_columns, load_space, make_space
+from vadtune.tuning.space import Space, default_space, find_space, for_table, load_space, make_space
 from vadtune.tuning.summary import summarise
 from vadtune.tuning.trial_runs import TrialData, TrialRuns
 
@@ -93,7 +93,7 @@ def search_and_refit(settings: SearchSettings, table: Table) -> Found:
     began = time.monotonic()
     _check_end(settings)
     problem = _problem(settings, table)
-    plan = _plan(settings, for_columns(_space(settings), problem.splits.codec))
+    plan = _plan(settings, for_table(_space(settings), problem.splits.train.rows))
     logger.info(
         "run folder: %s; watch it: python -m vadtune.report %s --live", plan.folder, shlex.quote(str(plan.folder))
     )

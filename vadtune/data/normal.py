@@ -1,0 +1,97 @@
+"""What a multivariate normal, fitted to rows with holes, expects of the holes.
+
+Source: Dempster, Laird, Rubin (1977), Maximum likelihood from incomplete data via the EM algorithm, section 4.1.3;
+Little and Rubin (2002), Statistical Analysis with Missing Data, section 11.2.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from vadtune.data.tables import BoolArray, FloatArray
+
+N_STEPS = 5
+# Added to each variance, in units of a column's own: columns may be copies of each other.
+RIDGE = 3e-3
+# Rows times cubed columns that a step of EM may look at, but rows for every column some.
+MOST_WORK, LEAST_ROWS_EACH = 3e7, 5
+# Above it the holes of all rows would take minutes.
+MOST_COLUMNS = 128
+MOST_NUMBERS = 2**21  # in one array of many matrices
+
+
+def complete(x: FloatArray) -> FloatArray:
+    """Fill the holes of rows.
+
+    Args:
+        x: `(N, E)`, NaN where not observed; columns of about unit variance.
+
+    Returns:
+        `(N, E)` float32, centred: each column less its mean under the normal. What is not observed is its expectation
+        given the rest of its row; a row of which nothing is observed is 0. Of more than `MOST_COLUMNS` columns each
+        expectation is the column's mean.
+    """
+    n_rows, n_columns = x.shape
+    if n_columns > MOST_COLUMNS:
+        return _centred(x)[0].astype(np.float32)
+    n_seen = int(max(MOST_WORK / n_columns**3, LEAST_ROWS_EACH * n_columns))
+    every = max(1, n_rows // n_seen)
+    mean, covariance = _fit(x[::every].astype(np.float64))
+    filled = np.empty(x.shape, dtype=np.float32)
+    for part in _parts(n_rows, n_columns):
+        filled[part] = _expect(x[part], mean, covariance)[0]
+    return filled
+
+
+def _fit(x: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Mean `(E,)` and covariance `(E, E)` by expectation maximisation."""
+    n_rows, n_columns = x.shape
+    ridge = RIDGE * np.eye(n_columns)
+    centred, mean = _centred(x)
+    covariance = centred.T @ centred / n_rows + ridge
+    for _ in range(N_STEPS):
+        second = np.zeros_like(covariance)
+        first = np.zeros(n_columns)
+        for part in _parts(n_rows, n_columns):
+            filled, gain, seen = _expect(x[part], mean, covariance, all_columns=True)
+            unsure = covariance - (covariance * seen[:, None, :]) @ gain
+            second += filled.T @ filled + (unsure * ~seen[:, :, None] * ~seen[:, None, :]).sum(0)
+            first += filled.sum(0)
+        shift = first / n_rows
+        mean = mean + shift
+        covariance = second / n_rows - np.outer(shift, shift) + ridge
+    return mean, covariance
+
+
+def _centred(x: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Rows less the means of what is observed of each column, 0 in holes; these means."""
+    seen = ~np.isnan(x)
+    mean = np.where(seen, x, 0).sum(0) / np.maximum(seen.sum(0), 1)
+    return np.where(seen, x - mean, 0), mean
+
+
+def _expect(
+    x: FloatArray, mean: FloatArray, covariance: FloatArray, *, all_columns: bool = False
+) -> tuple[FloatArray, FloatArray, BoolArray]:
+    """Rows less the mean, filled; the solutions that filled them; what was observed.
+
+    The observed part of each covariance is solved for; cells that are not observed stand in it as if of unit variance
+    and independent, so that all matrices have one shape.
+    """
+    seen = ~np.isnan(x)
+    centred = np.where(seen, x - mean, 0.0)
+    observed = covariance * (seen[:, :, None] & seen[:, None, :])
+    diagonal = np.einsum("nii->ni", observed)
+    diagonal += ~seen
+    if all_columns:
+        gain = np.linalg.solve(observed, covariance * seen[:, :, None])
+        expected = np.einsum("noe,no->ne", gain, centred)
+    else:
+        gain = np.linalg.solve(observed, centred[:, :, None])
+        expected = (gain[:, :, 0] * seen) @ covariance
+    return np.where(seen, centred, expected), gain, seen
+
+
+def _parts(n_rows: int, n_columns: int) -> Iterator[slice]:
+    size = max(1, MOST_NUMBERS // n_columns**2)
+    return (slice(at, at + size) for at in range(0, n_rows, size))
