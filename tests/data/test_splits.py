@@ -246,3 +246,8 @@ def test_settings_that_make_no_sense_are_refused(flags, words):
 def test_the_more_validation_rows_the_fewer_times_they_come(n_rows, n_copies):
     splits = split(some_table(n_rows, 2), DataConfig(dataset="t", missing_rate=0.2, validation_share=0.4))
     assert len(splits.validation.truth) == n_copies * len(splits.indices[1])
+
+
+def test_of_a_large_table_no_more_rows_are_held_back_than_help():
+    splits = split(some_table(60_000, 2), DataConfig(dataset="t"))
+    assert [len(part) for part in splits.indices] == [52_500, 2500, 5000]

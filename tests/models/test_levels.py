@@ -12,6 +12,7 @@ from tests.models.examples import normal
 from vadtune.data.codec import LEAST_REPEATS, MOST_IN_ALL, MOST_LEVELS, Codec
 from vadtune.data.tables import Column
 from vadtune.errors import ConfigError
+from vadtune.models.codes import Blocks
 from vadtune.models.config import DecoderConfig, ProjectiveConfig, VADConfig, VAEConfig
 from vadtune.models.levels import Leveled
 from vadtune.models.objective import Batch
@@ -80,6 +81,17 @@ def test_the_loss_is_that_of_the_other_columns_and_minus_log_p_of_the_levels(tab
         level = torch.from_numpy(np.abs(X[known.numpy(), column][:, None] - levels).argmin(1))
         expected[known] -= Categorical(logits=logits[known]).log_prob(level)
     assert_close(model.likelihood.loss(outputs, batch), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("widths", [[3, 1, 4], [150, 2, 90]], ids=["narrow", "wide"])
+def test_sums_over_blocks_are_those_of_each_block_and_so_are_their_slopes(widths):
+    logits = (50 * torch.randn(5, sum(widths), dtype=torch.float64)).requires_grad_()
+    expected = torch.stack([block.exp().sum(1).log() for block in logits.split(widths, 1)], 1)
+    found = Blocks(widths).log_sums(logits)
+    torch.testing.assert_close(found, expected)
+    weights = torch.randn_like(found)
+    slopes = [torch.autograd.grad((sums * weights).sum(), logits)[0] for sums in (found, expected)]
+    torch.testing.assert_close(*slopes)
 
 
 @every_table

@@ -24,12 +24,17 @@ WANTED_VALIDATION_CELLS = 4000
 MAX_VALIDATION_MASKS = 8
 # Of many rows copies take longer than they are worth: inference on them is a part of every trial.
 MOST_COPIED_ROWS = 2000
+# Held back of a table, whatever the shares: more rows tell little more, and each takes as long as one to train on.
+MOST_VALIDATION_ROWS, MOST_TEST_ROWS = 2500, 5000
 # Of training and validation rows; what is larger takes long to fit again, and gains little by some more rows.
 MAX_SMALL_ROWS, MAX_SMALL_CELLS = 2000, 150_000
 
 
 class DataConfig(Settings):
-    """Which table, how its rows are split and which of its cells are hidden; equal for all trials of a search."""
+    """Which table, how its rows are split and which of its cells are hidden; equal for all trials of a search.
+
+    Shares are of all rows, but no more than `MOST_VALIDATION_ROWS` and `MOST_TEST_ROWS` are held back.
+    """
 
     dataset: str
     mechanism: Mechanism = Mcar()
@@ -244,7 +249,7 @@ def split_rows(table: Table, config: DataConfig) -> tuple[IntArray, IntArray, In
     n_used = min(table.n_rows, config.max_rows or table.n_rows)
     if table.given is None:
         order = rng.permutation(table.n_rows)[:n_used]
-        n_test = max(1, round(n_used * config.test_share))
+        n_test = max(1, min(MOST_TEST_ROWS, round(n_used * config.test_share)))
         rest, test = order[: n_used - n_test], order[n_used - n_test :]
     else:
         used = n_used / table.n_rows
@@ -254,7 +259,7 @@ def split_rows(table: Table, config: DataConfig) -> tuple[IntArray, IntArray, In
         )
         if validation.size:
             return np.sort(rest), np.sort(validation), np.sort(test)
-    n_validation = max(1, round(n_used * config.validation_share))
+    n_validation = max(1, min(MOST_VALIDATION_ROWS, round(n_used * config.validation_share)))
     if rest.size <= n_validation:
         raise DataError(
             f"{table.name}: {n_used} rows are too few for {n_validation} validation and {test.size} test rows and one "

@@ -17,7 +17,7 @@ Params = dict[str, Any]
 # A table with one of these keys is a leaf; any other table is a group of settings.
 LEAF_KEYS = frozenset({"low", "high", "choices", "value"})
 # Of a value that is less for more rows, whatever their number.
-LEAST_SHARE = 0.1
+LEAST_SHARE = 0.02
 
 
 class Leaf(Settings, ABC):
@@ -64,7 +64,7 @@ class Leaf(Settings, ABC):
 class Fixed(Leaf):
     """One value, which is not drawn; with `rows` a whole number that is less where a table has more rows to train on.
 
-    Each epoch of a larger table has more steps: 8 times the rows take a quarter of the epochs, but at least a tenth.
+    Each epoch of a larger table has more steps: 8 times the rows take a quarter of the epochs, but at least a fiftieth.
     """
 
     value: Any
