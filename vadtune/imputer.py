@@ -95,10 +95,7 @@ class VADImputer(ModelImputer):
         random_state: Of weights, order of rows and noise.
     """
 
-    BASE: ClassVar[Nested] = {
-        "model": {"kind": "vad", "latent_init": "pca", "noise": {"kind": "per_column"}},
-        "infer": {"n_steps": 200},
-    }
+    BASE: ClassVar[Nested] = {"model": {"kind": "vad", "latent_init": "pca", "noise": {"kind": "per_column"}}}
     PATHS: ClassVar[Mapping[str, str]] = {
         "latent_dim": "model.latent_dim",
         "posterior": "model.posterior",

@@ -83,7 +83,7 @@ def calibrated(artifact: Artifact, holdout: Holdout) -> Artifact:
     n_hidden = int((~np.isnan(holdout.truth)).sum())
     if not n_hidden:
         return artifact
-    holdout = _some_rows(holdout, N_CELLS / n_hidden)
+    holdout = some_rows(holdout, N_CELLS / n_hidden)
     posterior = artifact.posterior(as_tensor(holdout.rows.x))
     spread = _spread(artifact, posterior, holdout)
     return replace(artifact, spread=spread, temperature=_temperature(artifact, posterior, holdout))
@@ -119,7 +119,7 @@ def _temperature(artifact: Artifact, posterior: Posterior, holdout: Holdout) -> 
     return TEMPERATURES[int(surprise.argmin())]
 
 
-def _some_rows(holdout: Holdout, share: float) -> Holdout:
+def some_rows(holdout: Holdout, share: float) -> Holdout:
     """A share of the rows, evenly from first to last, but `LEAST_ROWS` to `MOST_ROWS` of them, as far as there are."""
     n_rows = len(holdout.truth)
     n_chosen = min(n_rows, round(np.clip(share * n_rows, LEAST_ROWS, MOST_ROWS)))

@@ -32,6 +32,7 @@ from vadtune.training.evaluation import (
     reconstruct_each,
     score,
 )
+from vadtune.training.patience import patient
 from vadtune.training.run import load_best_model
 from vadtune.training.trainer import as_tensor
 from vadtune.tuning.study import BestTrial
@@ -113,7 +114,8 @@ def load_trial(trial: BestTrial, storage: Storage, problem: Problem) -> Artifact
 
 def scored(config: TrialConfig, model: Model, problem: Problem, metrics: Nested) -> Tested:
     """Score a model on the test rows; its artifact's metrics are those given and the scores beside them."""
-    return score_artifact(artifact_of(config, model, problem, metrics), problem)
+    artifact = artifact_of(config, model, problem, metrics)
+    return score_calibrated(calibrated(artifact, problem.splits.validation), problem)
 
 
 def artifact_of(config: TrialConfig, model: Model, problem: Problem, metrics: Nested) -> Artifact:
@@ -123,8 +125,9 @@ def artifact_of(config: TrialConfig, model: Model, problem: Problem, metrics: Ne
 
 
 def score_artifact(artifact: Artifact, problem: Problem) -> Tested:
-    """Let validation rows say how sure an artifact may be, and score it on the test rows."""
-    return score_calibrated(calibrated(artifact, problem.splits.validation), problem)
+    """Let validation rows say how long inference takes and how sure an artifact may be; score it on the test rows."""
+    validation = problem.splits.validation
+    return score_calibrated(calibrated(patient(artifact, validation), validation), problem)
 
 
 def score_calibrated(artifact: Artifact, problem: Problem) -> Tested:

@@ -1,0 +1,62 @@
+"""Inference takes more steps only where they serve hidden validation cells."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tests.data.test_splits import table_of
+from tests.small_runs import SETTINGS, train_small, wine
+from vadtune.data.problem import Problem
+from vadtune.data.splits import DataConfig, Holdout, split
+from vadtune.settings import merge
+from vadtune.training import patience
+from vadtune.training.artifact import load_artifact
+from vadtune.training.patience import patient
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory):
+    return load_artifact(train_small(wine(), tmp_path_factory.mktemp("patience") / "model"))
+
+
+def n_steps(artifact):
+    return [member.config.infer.n_steps for member in artifact.members]
+
+
+@pytest.mark.parametrize(
+    ("errors", "doublings"),
+    [((1.0, 0.995), 0), ((1.0, 1.2), 0), ((1.0, np.nan), 0), ((1.0, 0.98, 0.975), 1), ((1.0, 0.9, 0.8), 2)],
+)
+def test_steps_double_as_long_as_that_lowers_the_error_by_a_percent(artifact, monkeypatch, errors, doublings):
+    left = list(errors)
+    monkeypatch.setattr(patience, "_error", lambda *_: left.pop(0))
+    before = n_steps(artifact)[0]
+    found = patient(replace(artifact, others=(artifact,)), wine().splits.validation)
+    assert n_steps(found) == [before * 2**doublings] * 2
+    assert n_steps(artifact) == [before]
+    assert not left
+
+
+def test_where_columns_determine_each_other_more_steps_are_taken(tmp_path):
+    rng = np.random.default_rng(0)
+    table, data = table_of(rng.normal(size=(300, 2)) @ rng.normal(size=(2, 8))), DataConfig(dataset="t")
+    problem = Problem(table, data, split(table, data))
+    slow = {"model": {"inference_start": "zeros"}, "train": {"n_epochs": 30}, "infer": {"n_steps": 3}}
+    found = load_artifact(train_small(problem, tmp_path / "model", merge(SETTINGS, slow)))
+    errors = [patience._error(patience._with_steps(found, n), problem.splits.validation) for n in (3, 6, 12)]
+    assert errors[2] < 0.9 * errors[1] < 0.9**2 * errors[0]
+    assert n_steps(patient(found, problem.splits.validation)) == [12]
+
+
+def test_what_is_not_hidden_tells_nothing(artifact):
+    validation = wine().splits.validation
+    nothing = Holdout(validation.rows, np.full_like(validation.truth, np.nan))
+    assert patient(artifact, nothing) is artifact
+
+
+@pytest.mark.parametrize("over", [{"infer": {"method": "adam"}}, {"model": {"kind": "vae"}}], ids=["adam", "vae"])
+def test_other_methods_and_encoders_keep_their_steps(tmp_path, over):
+    settings = {"model": {"kind": "vae"}, "train": SETTINGS["train"]} if "model" in over else merge(SETTINGS, over)
+    other = load_artifact(train_small(wine(), tmp_path / "model", settings))
+    assert patient(other, wine().splits.validation) is other

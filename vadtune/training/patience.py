@@ -1,0 +1,54 @@
+"""How many steps inference takes: as many as serve the hidden cells of rows that the model was not trained on."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from vadtune.data.splits import Holdout
+from vadtune.training.artifact import Artifact
+from vadtune.training.calibration import N_CELLS, some_rows
+from vadtune.training.trainer import as_tensor
+
+LEAST_GAIN = 0.01
+MOST_DOUBLINGS = 2
+
+
+def patient(artifact: Artifact, holdout: Holdout) -> Artifact:
+    """Double the steps of inference as long as that lowers the error by 1%, and twice at most.
+
+    Trials are compared after few steps, so that many can be. Where columns all but determine each other more serve the
+    winner: on naval the error after 100, 200 and 400 steps was 0.0594, 0.0474 and 0.0458; on breast_cancer, diabetes
+    and yacht the changes were within 1%.
+
+    Args:
+        artifact: The model. Of an ensemble the first member is asked for all; other methods than `bound`, and a model
+            with an encoder, keep their steps.
+        holdout: Such rows, those of validation.
+    """
+    n_hidden = int((~np.isnan(holdout.truth)).sum())
+    if artifact.config.infer.method != "bound" or artifact.model.max_refinement_steps is not None or not n_hidden:
+        return artifact
+    rows = some_rows(holdout, N_CELLS / n_hidden)
+    error = _error(artifact, rows)
+    for _ in range(MOST_DOUBLINGS):
+        longer = _longer(artifact)
+        found = _error(longer, rows)
+        if not found <= (1 - LEAST_GAIN) * error:
+            break
+        artifact, error = longer, found
+    return artifact
+
+
+def _error(artifact: Artifact, holdout: Holdout) -> float:
+    x_hat = artifact.decode(artifact.posterior(as_tensor(holdout.rows.x))).cpu().numpy()
+    return artifact.model.codec.score(x_hat, holdout.truth)
+
+
+def _longer(artifact: Artifact) -> Artifact:
+    first, *others = (_with_steps(member, 2 * member.config.infer.n_steps) for member in artifact.members)
+    return replace(first, others=tuple(others))
+
+
+def _with_steps(member: Artifact, n_steps: int) -> Artifact:
+    infer = member.config.infer.model_copy(update={"n_steps": n_steps})
+    return replace(member, config=member.config.model_copy(update={"infer": infer}))
