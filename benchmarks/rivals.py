@@ -1,9 +1,12 @@
-"""The same model, space and data in plain Optuna and in plain Ray Tune, as their tutorials have it.
+"""The same model, space and data in plain Optuna and in plain Ray Tune, as their tutorials have it; and random search.
 
-    python benchmarks/rivals.py optuna breast_cancer --trials 40 --missing-rate 0.2
-    python benchmarks/rivals.py ray breast_cancer --trials 40 --missing-rate 0.2
+    python benchmarks/rivals.py optuna breast_cancer --trials 40 --missing-rate 0.2 -o reports.json
+    python benchmarks/rivals.py ray breast_cancer --trials 40 --missing-rate 0.2 -o reports.json
+    python benchmarks/rivals.py grid mnist --trials 216 --limit 600 -o reports.json
 
-Prints one JSON document: every report's time since the start and error, and the number of trials.
+`grid` draws from the grid of the VAD paper's code, each configuration trained and tested by its settings to the end;
+the trainer is ours, whose steps are faster than those of the paper's code. Writes one JSON document: every report's
+time since the start and error.
 """
 
 import argparse
@@ -24,7 +27,7 @@ from vadtune.data.splits import DataConfig
 from vadtune.settings import parse
 from vadtune.training.config import TrainConfig, TrialConfig
 from vadtune.tuning.schedulers import ASHA, report_epochs
-from vadtune.tuning.space import Space, default_space, find_space, load_space
+from vadtune.tuning.space import Space, default_space, find_space, for_table, load_space
 from vadtune.tuning.trial_runs import TrialData, TrialRuns
 
 N_PROCESSES = 2
@@ -37,8 +40,9 @@ class Task:
         values = {"dataset": args.dataset, "missing_rate": args.missing_rate, "seed": args.seed}
         problem = load_problem(parse(DataConfig, values, "benchmark"), Path("data"))
         self.data = TrialData(problem.splits.train.rows, problem.splits.validation)
-        space = default_space("vad", is_image=problem.table.image_shape is not None)
-        self.space: Space = load_space(find_space(space), TrialConfig)
+        name = default_space("vad", is_image=problem.table.image_shape is not None)
+        space = load_space(find_space("reference_grid" if args.side == "grid" else name), TrialConfig)
+        self.space: Space = for_table(space, problem.splits.train.rows)
         self.max_epochs: int = self.space.fixed("train.n_epochs", TrainConfig().n_epochs)
         self.epochs = report_epochs(ASHA().rungs(self.max_epochs), self.max_epochs)
         self.seed: int = args.seed
@@ -68,18 +72,21 @@ def optuna_worker(args: argparse.Namespace, folder: Path) -> None:
         def report(epoch: int, error: float) -> None:
             log(folder / "log", error)
             trial.report(error, epoch)
-            if trial.should_prune():
+            if args.side != "grid" and trial.should_prune():
                 raise optuna.TrialPruned
 
         return task.train(task.space.suggest(trial), report)
 
     storage = JournalStorage(JournalFileBackend(str(folder / "journal")))
-    study = optuna.create_study(storage=storage, study_name="rival", load_if_exists=True)
-    study.optimize(objective, callbacks=[optuna.study.MaxTrialsCallback(args.trials, states=None)])
+    # Both processes draw from the operating system's entropy: seeds would have them draw the same.
+    sampler = optuna.samplers.RandomSampler() if args.side == "grid" else None
+    study = optuna.create_study(storage=storage, study_name="rival", load_if_exists=True, sampler=sampler)
+    callbacks = [optuna.study.MaxTrialsCallback(args.trials, states=None)]
+    study.optimize(objective, timeout=args.limit, callbacks=callbacks)
 
 
 def search_with_optuna(args: argparse.Namespace, folder: Path) -> None:
-    """Two processes and a journal file; sampler and pruner are Optuna's defaults (TPE, median)."""
+    """Two processes and a journal file; sampler and pruner are Optuna's defaults (TPE, median), but for `grid`."""
     storage = JournalStorage(JournalFileBackend(str(folder / "journal")))
     study = optuna.create_study(storage=storage, study_name="rival")
     for point in Task(args).space.first:
@@ -127,7 +134,7 @@ def search_with_ray(args: argparse.Namespace, folder: Path) -> None:
     tuner.fit()
 
 
-SIDES = {"optuna": search_with_optuna, "ray": search_with_ray}
+SIDES = {"optuna": search_with_optuna, "ray": search_with_ray, "grid": search_with_optuna}
 
 
 def main() -> None:
@@ -136,6 +143,7 @@ def main() -> None:
     parser.add_argument("dataset")
     parser.add_argument("--trials", type=int, default=40)
     parser.add_argument("--missing-rate", type=float, default=0.5)
+    parser.add_argument("--limit", type=float, help="seconds after which no trial begins; not for `ray`")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("-o", "--output", type=Path, required=True, help="where the JSON goes: Ray writes to stdout")
     args = parser.parse_args()

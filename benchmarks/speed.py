@@ -32,6 +32,7 @@ RESULTS = Path(__file__).with_name("speed.json")
 BREAST_CANCER = Task("breast_cancer", 0.2, 40)
 HUNDRED_TRIALS = Task("breast_cancer", 0.2, 100)
 DIGITS = Task("mnist", 0.5, 20, level=0.125)
+GRID = Task("mnist", 0.5, 216, level=0.125)
 FIVE_TURNS = ("images", "tables", "throughput")
 
 # Takes the numbers of the turns: searches use them as seeds.
@@ -49,6 +50,7 @@ def benchmarks() -> dict[str, Benchmark]:
         "search_ray": lambda turns: [whole_search("ray", HUNDRED_TRIALS, 8, turns)],
         "digits_optuna": lambda turns: [whole_search("optuna", DIGITS, 1.5, turns)],
         "digits_ray": lambda turns: [whole_search("ray", DIGITS, 3, turns)],
+        "digits_grid": lambda turns: [whole_search("grid", GRID, 30, turns)],
         "copies": lambda turns: [copies(10**9, 1.1, turns)],
         "overhead_40": lambda turns: [overhead(BREAST_CANCER, 0.15, turns)],
         "overhead_100": lambda turns: [overhead(HUNDRED_TRIALS, 0.1, turns)],

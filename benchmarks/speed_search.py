@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from timing import Row
 RIVALS = {
     "optuna": "the same model and space in plain Optuna: its sampler and pruner, two processes",
     "ray": "the same in plain Ray Tune: `OptunaSearch`, a function trainable, default settings",
+    "grid": "random search over the grid of the paper's code, each trained to the end, two processes",
 }
 NEW_VALUE = 7  # of the lines of Optuna's journal, the one that records an intermediate value
 
@@ -105,12 +107,13 @@ def _watch(study: Path, process: subprocess.Popen[bytes], began: float, reports:
                 reports.append((time.monotonic() - began, line["intermediate_value"]))
 
 
-def theirs(rival: str, task: Task, seed: int) -> Search:
-    """One search by a rival, in its own process."""
+def theirs(rival: str, task: Task, seed: int, limit_s: float | None) -> Search:
+    """One search by a rival, in its own process; with a limit no trial begins after so many seconds."""
     script = Path(__file__).with_name("rivals.py")
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "reports.json"
         command = [sys.executable, str(script), rival, *task.words, "--seed", str(seed), "-o", str(output)]
+        command += [] if limit_s is None else ["--limit", str(limit_s)]
         began = time.monotonic()
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         wall_s = time.monotonic() - began
@@ -119,17 +122,30 @@ def theirs(rival: str, task: Task, seed: int) -> Search:
 
 
 def whole_search(rival: str, task: Task, target: float, turns: range) -> Row:
-    """Seconds of a search of ours and of a rival's, turn by turn, each turn with a seed of its own."""
-    pairs = [(ours(task, seed), theirs(rival, task, seed)) for seed in turns]
-    values = [other.until(task.level) / own.until(task.level) for own, other in pairs]
+    """Seconds of a search of ours and of a rival's, turn by turn, each turn with a seed of its own.
+
+    A rival that is not at the level when it ends counts as if it came there then; random search, whose end may be far
+    off, is ended soon after the target.
+    """
+    pairs = []
+    for seed in turns:
+        own = ours(task, seed)
+        limit_s = (target + 1) * own.until(task.level) if rival == "grid" else None
+        pairs.append((own, theirs(rival, task, seed, limit_s)))
+    values = [min(other.until(task.level), other.wall_s) / own.until(task.level) for own, other in pairs]
     details = {
-        "ours_s": [round(own.until(task.level), 1) for own, _ in pairs],
-        "theirs_s": [round(other.until(task.level), 1) for _, other in pairs],
+        "ours_s": [_rounded(own.until(task.level)) for own, _ in pairs],
+        "theirs_s": [_rounded(other.until(task.level)) for _, other in pairs],
         "ours_best": [round(own.best, 4) for own, _ in pairs],
         "theirs_best": [round(other.best, 4) for _, other in pairs],
         "ours_overhead": [round(own.overhead, 3) for own, _ in pairs],
     }
     return Row(str(task), RIVALS[rival], "x", target, values, details=details)
+
+
+def _rounded(seconds: float) -> float | None:
+    """None for a level that was never reached."""
+    return round(seconds, 1) if math.isfinite(seconds) else None
 
 
 def overhead(task: Task, target: float, turns: range) -> Row:

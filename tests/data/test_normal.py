@@ -8,13 +8,17 @@ from hypothesis import strategies as st
 
 from vadtune.data import normal
 from vadtune.data.codec import Codec
-from vadtune.data.normal import MOST_COLUMNS, N_STEPS, RIDGE, complete
+from vadtune.data.normal import MOST_COLUMNS, N_STEPS, RIDGE, Normal, principal_components
 from vadtune.data.splits import DataConfig, Rows, split
 from vadtune.data.tables import Column, Table
 
 NAN = np.nan
 cells = st.one_of(st.floats(-10, 10), st.just(NAN), st.just(3.0), st.floats(-1e-30, 1e-30))
 tables = hnp.arrays(np.float64, st.tuples(st.integers(1, 12), st.integers(1, 6)), elements=cells)
+
+
+def complete(x):
+    return Normal.fit(x).complete(x)
 
 
 def correlated(n_rows: int, n_columns: int, missing_rate: float, seed: int = 0) -> np.ndarray:
@@ -177,17 +181,34 @@ def test_the_table_is_not_written_to():
     assert np.array_equal(x, before, equal_nan=True)
 
 
-def test_rows_are_completed_once():
+def test_rows_are_completed_by_a_normal_that_is_fitted_once():
     rows = Rows(correlated(20, 3, 0.4))
-    assert rows.completed is rows.completed
-    assert np.array_equal(rows.completed, complete(rows.x))
+    assert np.array_equal(rows.completed(), complete(rows.x))
+    assert rows.normal is rows.normal
+    assert rows.components is rows.components
+    assert np.array_equal(rows.components, principal_components(rows.completed()))
+
+
+def test_what_varies_by_less_than_a_thousandth_of_the_first_component_is_no_component():
+    rng = np.random.default_rng(0)
+    rotation, scores = (np.linalg.qr(rng.standard_normal((n, 4)))[0] for n in (4, 30))
+    centred = scores * [5.0, 0.1, 5.5e-3, 4.5e-3] @ rotation.T
+    components = principal_components(centred)
+    assert components.shape == (4, 3)
+    np.testing.assert_allclose(np.square(centred @ components).mean(0), 1, rtol=1e-3)
+
+
+def test_components_of_very_many_rows_are_those_of_some_of_them(monkeypatch):
+    monkeypatch.setattr(normal, "MOST_ROWS", 10)
+    x = correlated(40, 3, 0.0)
+    assert np.array_equal(principal_components(x), principal_components(x[::4]))
 
 
 def test_rows_are_completed_as_a_model_sees_them():
     columns = (Column("colour", "categorical", "str", ("r", "g", "b")), Column("height", "numeric", "float64"))
     x = np.array([[0, 1.5], [1, NAN], [NAN, 0.5], [2, -1.0], [0, 1.0]], dtype=np.float32)
     codec = Codec.fit(x, columns)
-    found = Rows(x, codec).completed
+    found = Rows(x, codec).completed()
     assert found.shape == (5, 4)
     assert np.array_equal(found, complete(codec.encode(x)))
 
@@ -202,4 +223,4 @@ def test_hidden_cells_do_not_matter():
     altered[train] = np.where(np.isnan(before.train.truth), altered[train], 1e6)
     after = split(Table("t", "test", altered, columns), config)
     assert (after.train.truth[~np.isnan(after.train.truth)] > 1e3).all()
-    assert np.array_equal(before.train.rows.completed, after.train.rows.completed)
+    assert np.array_equal(before.train.rows.completed(), after.train.rows.completed())

@@ -5,6 +5,7 @@ Little and Rubin (2002), Statistical Analysis with Missing Data, section 11.2.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -17,30 +18,70 @@ RIDGE = 3e-3
 MOST_WORK, LEAST_ROWS_EACH = 3e7, 5
 # Above it the holes of all rows would take minutes.
 MOST_COLUMNS = 128
+MOST_ROWS = 5000  # whose principal components are sought
+LEAST_SINGULAR = 1e-3
 MOST_NUMBERS = 2**21  # in one array of many matrices
 
 
-def complete(x: FloatArray) -> FloatArray:
-    """Fill the holes of rows.
+@dataclass(frozen=True, eq=False)
+class Normal:
+    """A multivariate normal of E columns.
+
+    Attributes:
+        mean: `(E,)`.
+        covariance: `(E, E)`; None of more than `MOST_COLUMNS` columns, which are taken as independent.
+    """
+
+    mean: FloatArray
+    covariance: FloatArray | None
+
+    @classmethod
+    def fit(cls, x: FloatArray) -> "Normal":
+        """Fit to rows, or to some of them, if they are many.
+
+        Args:
+            x: `(N, E)`, NaN where not observed; columns of about unit variance.
+        """
+        n_rows, n_columns = x.shape
+        if n_columns > MOST_COLUMNS:
+            return cls(_centred(x)[1], None)
+        n_seen = int(max(MOST_WORK / n_columns**3, LEAST_ROWS_EACH * n_columns))
+        every = max(1, n_rows // n_seen)
+        return cls(*_fit(x[::every].astype(np.float64)))
+
+    def complete(self, x: FloatArray) -> FloatArray:
+        """Fill the holes of rows.
+
+        Args:
+            x: `(N, E)`, NaN where not observed.
+
+        Returns:
+            `(N, E)` float32, less the mean. What is not observed is its expectation given the rest of its row; a row of
+            which nothing is observed is 0.
+        """
+        filled = np.empty(x.shape, dtype=np.float32)
+        for part in _parts(*x.shape):
+            if self.covariance is None:
+                filled[part] = np.where(np.isnan(x[part]), 0, x[part] - self.mean)
+            else:
+                filled[part] = _expect(x[part], self.mean, self.covariance)[0]
+        return filled
+
+
+def principal_components(centred: FloatArray) -> FloatArray:
+    """Directions onto which rows have a mean square of 1, those of the most spread first.
 
     Args:
-        x: `(N, E)`, NaN where not observed; columns of about unit variance.
+        centred: `(N, E)`; of more than `MOST_ROWS` rows evenly chosen ones are looked at.
 
     Returns:
-        `(N, E)` float32, centred: each column less its mean under the normal. What is not observed is its expectation
-        given the rest of its row; a row of which nothing is observed is 0. Of more than `MOST_COLUMNS` columns each
-        expectation is the column's mean.
+        `(E, R)` float32: R is the rank, the number of singular values of `LEAST_SINGULAR` of the largest or more.
     """
-    n_rows, n_columns = x.shape
-    if n_columns > MOST_COLUMNS:
-        return _centred(x)[0].astype(np.float32)
-    n_seen = int(max(MOST_WORK / n_columns**3, LEAST_ROWS_EACH * n_columns))
-    every = max(1, n_rows // n_seen)
-    mean, covariance = _fit(x[::every].astype(np.float64))
-    filled = np.empty(x.shape, dtype=np.float32)
-    for part in _parts(n_rows, n_columns):
-        filled[part] = _expect(x[part], mean, covariance)[0]
-    return filled
+    centred = centred[:: max(1, len(centred) // MOST_ROWS)]
+    _, singular, directions = np.linalg.svd(centred, full_matrices=False)
+    rank = int((singular > singular[0] * LEAST_SINGULAR).sum())
+    components: FloatArray = directions[:rank].T / singular[:rank] * len(centred) ** 0.5
+    return components.astype(np.float32)
 
 
 def _fit(x: FloatArray) -> tuple[FloatArray, FloatArray]:

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from vadtune.data.codec import Codec
 from vadtune.data.declared import NOTHING, Declared
 from vadtune.data.masks import Mcar, Mechanism
-from vadtune.data.normal import complete
+from vadtune.data.normal import Normal, principal_components
 from vadtune.data.tables import BoolArray, Column, FloatArray, IntArray, Table, Unit
 from vadtune.errors import ConfigError, DataError
 from vadtune.settings import Settings
@@ -63,10 +63,24 @@ class Rows:
     x: FloatArray
     codec: Codec | None = None
 
+    @property
+    def encoded(self) -> FloatArray:
+        """`(N, E)`."""
+        return self.x if self.codec is None else self.codec.encode(self.x)
+
     @cached_property
+    def normal(self) -> Normal:
+        """Fitted to what is observed, once for all trials of a process."""
+        return Normal.fit(self.encoded)
+
+    @cached_property
+    def components(self) -> FloatArray:
+        """`(E, R)` principal components of the completed rows, once for all trials of a process."""
+        return principal_components(self.completed())
+
     def completed(self) -> FloatArray:
-        """`(N, E)` encoded, centred, holes filled with what a multivariate normal expects; see `normal.complete`."""
-        return complete(self.x if self.codec is None else self.codec.encode(self.x))
+        """`(N, E)` float32, centred, holes filled with what the normal expects."""
+        return self.normal.complete(self.encoded)
 
 
 @dataclass(frozen=True, eq=False)

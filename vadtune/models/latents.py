@@ -14,8 +14,6 @@ from vadtune.models.objective import Batch, Posterior
 from vadtune.models.regression import LatentRegression
 
 SMALL_STD = 0.001
-# Of the largest singular value: what is smaller is no direction.
-LEAST_SINGULAR = 1e-3
 
 
 class LatentTable(TrainingPosteriors):
@@ -115,17 +113,9 @@ def initial_latents(
         return mean
     if kind == "normal":
         return mean.normal_(std=SMALL_STD, generator=rng)
-    completed = torch.tensor(rows.completed).to(train.x)
-    return completed @ principal_components(completed, latent_dim).T
-
-
-def principal_components(centred: Float[Tensor, "N D"], latent_dim: int) -> Float[Tensor, "L D"]:
-    """Directions onto which rows have unit variance; zero past the rank."""
-    _, s, v = torch.linalg.svd(centred, full_matrices=False)
-    rank = min(latent_dim, int((s > s[0] * LEAST_SINGULAR).sum()))
-    components = centred.new_zeros(latent_dim, centred.shape[1])
-    components[:rank] = v[:rank] / s[:rank, None] * len(centred) ** 0.5
-    return components
+    components = rows.components[:, :latent_dim]
+    mean[:, : components.shape[1]] = torch.from_numpy(rows.completed() @ components)
+    return mean
 
 
 def column_means(batch: Batch) -> Float[Tensor, " D"]:

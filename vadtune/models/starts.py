@@ -6,9 +6,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vadtune.data.normal import principal_components
 from vadtune.models.config import InferenceStart
 from vadtune.models.decoder import Decoder
-from vadtune.models.latents import SMALL_STD, LatentTable, column_means, principal_components
+from vadtune.models.latents import SMALL_STD, LatentTable, column_means
 from vadtune.models.likelihood import Likelihood
 from vadtune.models.objective import Batch
 from vadtune.models.regression import LatentRegression
@@ -106,7 +107,9 @@ class PCA(Start):
         self.column_mean = column_means(train)
         # A cell that is not observed is 0, the centre.
         centred = train.x - train.observed * self.column_mean
-        self.projection = principal_components(centred, self.latent_dim).T.contiguous()
+        components = principal_components(centred.cpu().numpy())[:, : self.latent_dim]
+        self.projection = torch.zeros_like(self.projection)
+        self.projection[:, : components.shape[1]] = torch.from_numpy(components)
         return None
 
     def mean(self, batch: Batch, decoder: Decoder, likelihood: Likelihood) -> Float[Tensor, "N L"]:  # noqa: ARG002
