@@ -214,12 +214,14 @@ def _explain(kind: Any, problem: Any, source: str) -> str:
         return f"{source}: {path} is not a setting{_of_kind(model)}. {nearest(path, known)}"
     if problem["type"] == "missing":
         return f"{source}: {path} is missing."
-    if problem["type"] in {"union_tag_invalid", "union_tag_not_found"}:
-        tags = [tag.strip(" '") for tag in str(problem["ctx"].get("expected_tags", "")).split(",")]
-        found = problem["ctx"].get("tag")
-        if found is None:
-            return f"{source}: {path}.kind is missing. {nearest('', tags)}"
-        return f"{source}: {path}.kind is {found!r}. {nearest(str(found), tags)}"
+    if problem["type"] == "union_tag_not_found":
+        field = model.model_fields.get(str(location[-1])) if model is not None else None
+        tags = [tag for each in _models(field.annotation) if (tag := _tag(each))] if field else []
+        return f"{source}: {path}.kind is missing. {nearest('', tags)}"
+    if problem["type"] == "union_tag_invalid":
+        tags = [tag.strip(" '") for tag in str(problem["ctx"]["expected_tags"]).split(",")]
+        found = str(problem["ctx"]["tag"])
+        return f"{source}: {path}.kind is {found!r}. {nearest(found, tags)}"
     message = str(problem["msg"]).removeprefix("Value error, ").replace("Input should", "it should")
     where = f"{source}: {path}" if path else source
     return f"{where} is {problem['input']!r}: {message}" if _is_plain(problem["input"]) else f"{where}: {message}"

@@ -248,6 +248,11 @@ def test_a_mistake_in_a_flag_is_told_as_one_of_the_flag():
     assert "--set: model.latent_dim" in mistakes_of(SPACE, ["model.latent_dim={low=3, high=1}"])
 
 
+def test_a_kind_that_is_left_out_is_told_with_those_there_are():
+    with pytest.raises(ConfigError, match=r"^vad\.toml: model\.kind is missing\. Known are: vad, vae\.$"):
+        make_space({"model": {"latent_dim": 3}}, TrialConfig, "vad.toml")
+
+
 def test_a_file_with_a_mistake_is_named(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text("model.latent_dim = {low = 9, high = 3}", encoding="utf-8")
