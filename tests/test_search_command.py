@@ -65,6 +65,15 @@ def test_dry_run_prints_the_whole_grid_and_trains_nothing(run, tmp_path):
     assert not any(tmp_path.iterdir())
 
 
+def test_dry_run_prints_what_a_search_of_such_a_table_would_try(run, tmp_path):
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "large.npz", x=rng.normal(size=(20_000, 2)).astype(np.float32))
+    done = run(tmp_path, str(tmp_path / "large.npz"), "--trials", "8", "--dry-run")
+    configs = [json.loads(line) for line in done.stdout.splitlines()]
+    assert {config["train"]["n_epochs"] for config in configs} == {75}  # of 16,000 rows to train on
+    assert not any(config["model"]["levels"] for config in configs)
+
+
 def test_dry_run_of_a_range_begins_with_the_first_point(run, tmp_path):
     done = run(tmp_path, "wine", "--trials", "3", "--dry-run")
     configs = [json.loads(line) for line in done.stdout.splitlines()]

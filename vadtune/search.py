@@ -53,9 +53,12 @@ def dry_run(args: argparse.Namespace) -> int:
 
     from vadtune.settings import flatten
     from vadtune.training.config import TrialConfig
+    from vadtune.tuning.space import for_table
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    space, sampler, _ = resolve_space(args, is_image=_is_image(args))
+    problem = load_problem(args)
+    space, sampler, _ = resolve_space(args, is_image=problem.table.image_shape is not None)
+    space = for_table(space, problem.splits.train.rows)
     points = sampler.points(space)
     if args.sampler != "grid":
         study = optuna.create_study(sampler=sampler.build(args.seed, 0))
@@ -376,17 +379,6 @@ def _say_begin(problem: "Problem") -> None:
 
 def _say_folder(folder: Path) -> None:
     cli.say(f"run folder: {folder}", f"watch it:   python -m vadtune.report {shlex.quote(str(folder))} --live")
-
-
-def _is_image(args: argparse.Namespace) -> bool:
-    """Whether the default space is the one for images; reads the table only if its name does not tell."""
-    if args.space is not None:
-        return False
-    from vadtune.data.problem import load_table
-    from vadtune.data.splits import DataConfig
-
-    table, _ = load_table(parse(DataConfig, cli.data_values(args), "flags"), args.data_dir)
-    return table.image_shape is not None
 
 
 if __name__ == "__main__":

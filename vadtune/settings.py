@@ -215,9 +215,9 @@ def _explain(kind: Any, problem: Any, source: str) -> str:
     if problem["type"] == "missing":
         return f"{source}: {path} is missing."
     if problem["type"] == "union_tag_not_found":
-        field = model.model_fields.get(str(location[-1])) if model is not None else None
-        tags = [tag for each in _models(field.annotation) if (tag := _tag(each))] if field else []
-        return f"{source}: {path}.kind is missing. {nearest('', tags)}"
+        field = model.model_fields[str(location[-1])] if model is not None else None
+        tags = [tag for each in _models(field.annotation if field else kind) if (tag := _tag(each))]
+        return f"{source}: {f'{path}.kind'.lstrip('.')} is missing. {nearest('', tags)}"
     if problem["type"] == "union_tag_invalid":
         tags = [tag.strip(" '") for tag in str(problem["ctx"]["expected_tags"]).split(",")]
         found = str(problem["ctx"]["tag"])

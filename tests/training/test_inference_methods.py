@@ -3,10 +3,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from vadtune.data.normal import principal_components
 from vadtune.data.splits import Rows
-from vadtune.models.config import DecoderConfig, NoiseConfig, VADConfig
-from vadtune.models.latents import LatentTable, column_means
+from vadtune.models.config import DecoderConfig, NoiseConfig, VADConfig, VAEConfig
+from vadtune.models.latents import LatentTable
 from vadtune.models.objective import Batch, Posterior
 from vadtune.models.regression import MAX_ROWS, RIDGE
 from vadtune.training.config import InferConfig, TrainConfig, TrialConfig
@@ -43,14 +42,23 @@ def test_rows_do_not_depend_on_each_other(method):
     assert_close(infer(model, batch, settings).mean[3:6], infer(model, batch.rows(slice(3, 6)), settings).mean)
 
 
-def test_pca_start_is_the_projection_on_the_training_components():
-    model, batch = example(inference_start="pca")
-    posteriors_of(model, batch)
-    centred = batch.x - batch.observed * column_means(batch)
-    assert_close(
-        model.start(batch).mean, centred @ torch.from_numpy(principal_components(centred.numpy())[:, :2]).to(centred)
-    )
-    assert_close(model.start(batch).mean.square().mean(0), torch.ones(2))
+def test_pca_start_projects_mean_filled_rows_on_the_components_on_which_latents_begin():
+    model, batch = example(inference_start="pca", latent_init="pca")
+    latents = posteriors_of(model, batch).all().mean
+    rows = Rows(torch.where(batch.observed > 0, batch.x, torch.nan).numpy())
+    centred = batch.x - batch.observed * torch.from_numpy(rows.normal.mean).to(batch.x)
+    assert_close(model.start(batch).mean, centred @ torch.from_numpy(rows.components[:, :2]).to(centred))
+    whole = batch.observed.all(1)
+    assert whole.sum() == 8
+    assert_close(model.start(batch).mean[whole], latents[whole], atol=1e-5, rtol=0)
+
+
+def test_no_more_rows_are_held_at_once_than_the_settings_say():
+    model = VAEConfig(latent_dim=2).build(5)
+    sizes = []
+    model.encoder.register_forward_hook(lambda _, inputs, __: sizes.append(len(inputs[0])))
+    infer(model, Batch.of(torch.randn(25, 5)), InferConfig(batch_size=10))
+    assert sizes == [10, 10, 5]
 
 
 def ridge(x, latents):

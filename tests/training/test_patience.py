@@ -8,10 +8,11 @@ import pytest
 from tests.data.test_splits import table_of
 from tests.small_runs import SETTINGS, train_small, wine
 from vadtune.data.problem import Problem
-from vadtune.data.splits import DataConfig, Holdout, split
+from vadtune.data.splits import DataConfig, Holdout, Rows, split
 from vadtune.settings import merge
 from vadtune.training import patience
 from vadtune.training.artifact import load_artifact
+from vadtune.training.calibration import hidden_rows
 from vadtune.training.patience import patient
 
 
@@ -44,7 +45,8 @@ def test_where_columns_determine_each_other_more_steps_are_taken(tmp_path):
     problem = Problem(table, data, split(table, data))
     slow = {"model": {"inference_start": "zeros"}, "train": {"n_epochs": 30}, "infer": {"n_steps": 3}}
     found = load_artifact(train_small(problem, tmp_path / "model", merge(SETTINGS, slow)))
-    errors = [patience._error(patience._with_steps(found, n), problem.splits.validation) for n in (3, 6, 12)]
+    longer = patience._longer(found)
+    errors = [patience._error(a, problem.splits.validation) for a in (found, longer, patience._longer(longer))]
     assert errors[2] < 0.9 * errors[1] < 0.9**2 * errors[0]
     assert n_steps(patient(found, problem.splits.validation)) == [12]
 
@@ -55,8 +57,25 @@ def test_what_is_not_hidden_tells_nothing(artifact):
     assert patient(artifact, nothing) is artifact
 
 
-@pytest.mark.parametrize("over", [{"infer": {"method": "adam"}}, {"model": {"kind": "vae"}}], ids=["adam", "vae"])
-def test_other_methods_and_encoders_keep_their_steps(tmp_path, over):
-    settings = {"model": {"kind": "vae"}, "train": SETTINGS["train"]} if "model" in over else merge(SETTINGS, over)
-    other = load_artifact(train_small(wine(), tmp_path / "model", settings))
+def test_few_hidden_cells_are_found_among_many_rows(artifact):
+    validation = wine().splits.validation
+    x, truth = (np.tile(part, (20, 1)) for part in (validation.rows.x, validation.truth))
+    truth[np.arange(len(truth)) != 1] = np.nan
+    assert np.isfinite(patience._error(artifact, hidden_rows(Holdout(Rows(x, validation.rows.codec), truth))))
+    patient(artifact, Holdout(Rows(x, validation.rows.codec), truth))
+
+
+OTHERS = {
+    "adam": merge(SETTINGS, {"infer": {"method": "adam"}}),
+    "point": merge(SETTINGS, {"model": {"posterior": "point"}}),
+    "vae": {"model": {"kind": "vae"}, "train": SETTINGS["train"], "infer": SETTINGS["infer"]},
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_methods_points_and_encoders_keep_their_steps(tmp_path, monkeypatch, artifact, name):
+    other = load_artifact(train_small(wine(), tmp_path / "model", OTHERS[name]))
     assert patient(other, wine().splits.validation) is other
+    left = [1.0, 0.9, 0.9]
+    monkeypatch.setattr(patience, "_error", lambda *_: left.pop(0))
+    assert n_steps(patient(replace(artifact, others=(other,)), wine().splits.validation)) == [40, 20]

@@ -155,9 +155,10 @@ def test_set_replaces_a_value_with_rows_by_one_for_all_tables():
     assert space.at(10**6).fixed("train.batch_size", None) == 300
 
 
-def test_rows_go_with_whole_numbers_only():
-    text = "[train]\nlearning_rate = { value = 1e-3, rows = 1000 }"
-    assert "vad.toml: train.learning_rate: rows is for whole numbers" in mistakes_of(text)
+@pytest.mark.parametrize("value", ["1e-3", "0", "-3", "true"])
+def test_rows_go_with_counts_only(value):
+    text = f"[train]\nbatch_size = {{ value = {value}, rows = 1000 }}"
+    assert "vad.toml: train.batch_size: rows is for whole numbers above 0" in mistakes_of(text)
 
 
 @pytest.mark.parametrize(("codec", "n_left"), [(None, 1), (Codec((Coding("number", (0.0, 1.0)),)), 2)])

@@ -39,6 +39,11 @@ class Batch:
             return Batch(self.x[index], self.observed[index])
         return Batch(self.x.index_select(0, index), self.observed.index_select(0, index))
 
+    def split(self, n_rows: int) -> list["Batch"]:
+        """The same rows in parts of so many; one part of none."""
+        parts = zip(self.x.split(n_rows), self.observed.split(n_rows), strict=True)
+        return [Batch(x, observed) for x, observed in parts]
+
     def columns(self, index: slice) -> "Batch":
         """Some of the columns."""
         return Batch(self.x[:, index], self.observed[:, index])

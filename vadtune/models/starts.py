@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vadtune.data.normal import principal_components
+from vadtune.data.splits import Rows
 from vadtune.models.config import InferenceStart
 from vadtune.models.decoder import Decoder
 from vadtune.models.latents import SMALL_STD, LatentTable, column_means
@@ -35,7 +35,7 @@ class Start(nn.Module, ABC):
         super().__init__()
         self.latent_dim = latent_dim
 
-    def see(self, train: Batch) -> LatentRegression | None:  # noqa: ARG002  most need nothing of them
+    def see(self, rows: Rows, train: Batch) -> LatentRegression | None:  # noqa: ARG002  most need nothing of them
         """Learn from the training rows, before the first epoch; regress their latents on them, where that is wanted."""
         return None
 
@@ -102,14 +102,12 @@ class PCA(Start):
         self.register_buffer("column_mean", torch.zeros(n_outputs))
         self.register_buffer("projection", torch.zeros(n_outputs, latent_dim))
 
-    def see(self, train: Batch) -> LatentRegression | None:
-        """Find the components."""
-        self.column_mean = column_means(train)
-        # A cell that is not observed is 0, the centre.
-        centred = train.x - train.observed * self.column_mean
-        components = principal_components(centred.cpu().numpy())[:, : self.latent_dim]
-        self.projection = torch.zeros_like(self.projection)
-        self.projection[:, : components.shape[1]] = torch.from_numpy(components)
+    def see(self, rows: Rows, train: Batch) -> LatentRegression | None:
+        """Find the components: those on which latents may begin, see `initial_latents`."""
+        self.column_mean = torch.from_numpy(rows.normal.mean).to(train.x)
+        components = torch.from_numpy(rows.components[:, : self.latent_dim])
+        self.projection = torch.zeros_like(self.projection, device=train.x.device)
+        self.projection[:, : components.shape[1]] = components
         return None
 
     def mean(self, batch: Batch, decoder: Decoder, likelihood: Likelihood) -> Float[Tensor, "N L"]:  # noqa: ARG002
@@ -123,7 +121,7 @@ class Linear(PCA):
     On MNIST digits 40 steps from there come as far as 100 from zeros.
     """
 
-    def see(self, train: Batch) -> LatentRegression:
+    def see(self, rows: Rows, train: Batch) -> LatentRegression:  # noqa: ARG002
         """Find the means; there are no latents yet."""
         self.column_mean = column_means(train)
         return LatentRegression(train, self.column_mean)

@@ -31,7 +31,7 @@ class VAD(Model):
 
     def training_posteriors(self, rows: Rows, train: Batch, rng: torch.Generator) -> LatentTable:
         """A table of latents, one row for each training row."""
-        config, regression = self.config, self.beginning.see(train)
+        config, regression = self.config, self.beginning.see(rows, train)
         mean = initial_latents(config.latent_init, rows, train, config.latent_dim, rng)
         return LatentTable(mean, config.posterior, config.log_var, config.latent_optimizer, regression)
 

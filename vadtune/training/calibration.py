@@ -80,10 +80,9 @@ def calibrated(artifact: Artifact, holdout: Holdout) -> Artifact:
     ICML (temperature scaling).
     """
     artifact = replace(artifact, spread=1.0, temperature=1.0)
-    n_hidden = int((~np.isnan(holdout.truth)).sum())
-    if not n_hidden:
+    holdout = hidden_rows(holdout)
+    if not len(holdout.truth):
         return artifact
-    holdout = some_rows(holdout, N_CELLS / n_hidden)
     posterior = artifact.posterior(as_tensor(holdout.rows.x))
     spread = _spread(artifact, posterior, holdout)
     return replace(artifact, spread=spread, temperature=_temperature(artifact, posterior, holdout))
@@ -119,11 +118,13 @@ def _temperature(artifact: Artifact, posterior: Posterior, holdout: Holdout) -> 
     return TEMPERATURES[int(surprise.argmin())]
 
 
-def some_rows(holdout: Holdout, share: float) -> Holdout:
-    """A share of the rows, evenly from first to last, but `LEAST_ROWS` to `MOST_ROWS` of them, as far as there are."""
-    n_rows = len(holdout.truth)
-    n_chosen = min(n_rows, round(np.clip(share * n_rows, LEAST_ROWS, MOST_ROWS)))
-    some = np.linspace(0, n_rows - 1, n_chosen).astype(np.intp)
+def hidden_rows(holdout: Holdout) -> Holdout:
+    """Rows that hide some `N_CELLS`, evenly from first to last; `LEAST_ROWS` to `MOST_ROWS`, as far as there are."""
+    hidden = ~np.isnan(holdout.truth)
+    hiding = np.flatnonzero(hidden.any(axis=1))
+    share = N_CELLS / max(1, hidden.sum())
+    n_chosen = min(hiding.size, round(np.clip(share * hiding.size, LEAST_ROWS, MOST_ROWS)))
+    some = hiding[np.linspace(0, hiding.size - 1, n_chosen).astype(np.intp)]
     return Holdout(Rows(holdout.rows.x[some], holdout.rows.codec), holdout.truth[some])
 
 

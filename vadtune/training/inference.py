@@ -51,30 +51,27 @@ def infer(model: Model, batch: Batch, settings: InferConfig) -> Posterior:
     """
     model.eval()
     limit = settings.n_steps if model.max_refinement_steps is None else model.max_refinement_steps
-    return _find(model, batch, model.start(batch), limit, settings)
+    parts = batch.split(_n_together(batch, settings))
+    return _join([_find(model, part, model.start(part), limit, settings) for part in parts])
 
 
 @torch.no_grad()
 def infer_further(model: Model, batch: Batch, start: Posterior, settings: InferConfig) -> Posterior:
     """Take `settings.warm_steps` steps from posteriors that were found for a similar decoder."""
     warm = settings.model_copy(update={"learning_rate": settings.warm_learning_rate})
-    return _find(model.eval(), batch, start, settings.warm_steps, warm)
+    n_together = _n_together(batch, settings)
+    parts = zip(batch.split(n_together), start.split(n_together), strict=True)
+    return _join([_find(model.eval(), part, begun, settings.warm_steps, warm) for part, begun in parts])
+
+
+def _n_together(batch: Batch, settings: InferConfig) -> int:
+    """Rows to infer at once."""
+    return min(settings.batch_size, CACHED_ROWS) if batch.x.device.type == "cpu" else settings.batch_size
 
 
 def _find(model: Model, batch: Batch, start: Posterior, n_steps: int, settings: InferConfig) -> Posterior:
     if n_steps == 0:
         return start
-    n_together = min(settings.batch_size, CACHED_ROWS) if batch.x.device.type == "cpu" else settings.batch_size
-    parts = enumerate(start.split(n_together))
-    return _join(
-        [
-            _descend(model, batch.rows(slice(n * n_together, (n + 1) * n_together)), part, n_steps, settings)
-            for n, part in parts
-        ]
-    )
-
-
-def _descend(model: Model, batch: Batch, start: Posterior, n_steps: int, settings: InferConfig) -> Posterior:
     with fitting_threads(model, len(batch)):
         # A point has no variance whose noise could move it.
         if settings.method == "bound" and start.log_var is not None:

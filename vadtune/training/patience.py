@@ -2,11 +2,10 @@
 
 from dataclasses import replace
 
-import numpy as np
-
 from vadtune.data.splits import Holdout
+from vadtune.models.config import VADConfig
 from vadtune.training.artifact import Artifact
-from vadtune.training.calibration import N_CELLS, some_rows
+from vadtune.training.calibration import hidden_rows
 from vadtune.training.trainer import as_tensor
 
 LEAST_GAIN = 0.01
@@ -21,14 +20,13 @@ def patient(artifact: Artifact, holdout: Holdout) -> Artifact:
     and yacht the changes were within 1%.
 
     Args:
-        artifact: The model. Of an ensemble the first member is asked for all; other methods than `bound`, and a model
-            with an encoder, keep their steps.
+        artifact: The model. The first member of an ensemble is asked for all; members of point posteriors, of other
+            methods than `bound`, or with an encoder keep their steps.
         holdout: Such rows, those of validation.
     """
-    n_hidden = int((~np.isnan(holdout.truth)).sum())
-    if artifact.config.infer.method != "bound" or artifact.model.max_refinement_steps is not None or not n_hidden:
+    rows = hidden_rows(holdout)
+    if not (_may_take_more(artifact) and len(rows.truth)):
         return artifact
-    rows = some_rows(holdout, N_CELLS / n_hidden)
     error = _error(artifact, rows)
     for _ in range(MOST_DOUBLINGS):
         longer = _longer(artifact)
@@ -39,16 +37,21 @@ def patient(artifact: Artifact, holdout: Holdout) -> Artifact:
     return artifact
 
 
+def _may_take_more(member: Artifact) -> bool:
+    model = member.config.model
+    return isinstance(model, VADConfig) and model.posterior != "point" and member.config.infer.method == "bound"
+
+
 def _error(artifact: Artifact, holdout: Holdout) -> float:
     x_hat = artifact.decode(artifact.posterior(as_tensor(holdout.rows.x))).cpu().numpy()
     return artifact.model.codec.score(x_hat, holdout.truth)
 
 
 def _longer(artifact: Artifact) -> Artifact:
-    first, *others = (_with_steps(member, 2 * member.config.infer.n_steps) for member in artifact.members)
+    first, *others = (_doubled(member) if _may_take_more(member) else member for member in artifact.members)
     return replace(first, others=tuple(others))
 
 
-def _with_steps(member: Artifact, n_steps: int) -> Artifact:
-    infer = member.config.infer.model_copy(update={"n_steps": n_steps})
+def _doubled(member: Artifact) -> Artifact:
+    infer = member.config.infer.model_copy(update={"n_steps": 2 * member.config.infer.n_steps})
     return replace(member, config=member.config.model_copy(update={"infer": infer}))

@@ -56,10 +56,12 @@ class ForkServer:
 
     def _start(self, listener: int) -> "subprocess.Popen[bytes]":
         # It ends when nobody holds the other end of its stdin any more. Groups: Ctrl-C is for the search alone.
+        # The BLAS of numpy counts its threads as it is imported; torch is told by each trial.
+        python_path = os.pathsep.join(path for path in sys.path if path)
         return subprocess.Popen(
             [sys.executable, "-P", "-W", "ignore", "-m", __name__, str(listener)],
             pass_fds=[listener],
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+            env=os.environ | {"PYTHONPATH": python_path, "OPENBLAS_NUM_THREADS": "1"},
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

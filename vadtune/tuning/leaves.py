@@ -72,8 +72,9 @@ class Fixed(Leaf):
 
     @model_validator(mode="after")
     def _whole_by_rows(self) -> "Fixed":
-        if self.rows is not None and (not isinstance(self.value, int) or isinstance(self.value, bool)):
-            raise ValueError(f"rows is for whole numbers, and value is {self.value!r}: drop it")
+        is_count = isinstance(self.value, int) and not isinstance(self.value, bool) and self.value > 0
+        if self.rows is not None and not is_count:
+            raise ValueError(f"rows is for whole numbers above 0, and value is {self.value!r}: drop it")
         return self
 
     def at(self, n_rows: int) -> "Fixed":
