@@ -4,9 +4,9 @@
     python benchmarks/rivals.py ray breast_cancer --trials 40 --missing-rate 0.2 -o reports.json
     python benchmarks/rivals.py grid mnist --trials 216 --limit 600 -o reports.json
 
-`grid` draws from the grid of the VAD paper's code, each configuration trained and tested by its settings to the end;
-the trainer is ours, whose steps are faster than those of the paper's code. Writes one JSON document: every report's
-time since the start and error.
+`grid` draws from the grid of the VAD paper's code and trains each configuration to the end. The trainer is ours, whose
+steps are faster than those of the paper's code, and so are its reports on the way. Writes one JSON document: every
+report's time since the start and error.
 """
 
 import argparse

@@ -12,9 +12,9 @@ import numpy as np
 from vadtune.data.tables import BoolArray, FloatArray
 
 N_STEPS = 5
-# Added to each variance, in units of a column's own: columns may be copies of each other.
+# Added to each variance: columns may be copies of each other.
 RIDGE = 3e-3
-# Rows times cubed columns that a step of EM may look at, but rows for every column some.
+# A step of EM may look at as many rows as make this much work, each the cube of the columns; but at some for a column.
 MOST_WORK, LEAST_ROWS_EACH = 3e7, 5
 # Above it the holes of all rows would take minutes.
 MOST_COLUMNS = 128

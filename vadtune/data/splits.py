@@ -33,7 +33,8 @@ MAX_SMALL_ROWS, MAX_SMALL_CELLS = 2000, 150_000
 class DataConfig(Settings):
     """Which table, how its rows are split and which of its cells are hidden; equal for all trials of a search.
 
-    Shares are of all rows, but no more than `MOST_VALIDATION_ROWS` and `MOST_TEST_ROWS` are held back.
+    Shares are of all rows, but no more than `MOST_VALIDATION_ROWS` and `MOST_TEST_ROWS` are held back, where the table
+    brings no split of its own.
     """
 
     dataset: str
