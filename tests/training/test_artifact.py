@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from tests.training.artifacts import FILES, X, example
+from tests.training.examples import small
 from vadtune.data.tables import Column, Table
 from vadtune.errors import ArtifactError, DataError
 from vadtune.training.artifact import load_artifact, save_artifact
@@ -31,6 +32,24 @@ def test_what_was_saved_is_loaded(folder):
     assert (loaded.dataset, loaded.metrics) == ({"name": "t"}, {"test_rmse": 0.1})
     assert np.array_equal(loaded.scaler.center, saved.scaler.center)
     assert np.array_equal(loaded.impute(X), saved.impute(X))
+
+
+def test_members_found_side_by_side_are_those_found_alone():
+    others = tuple(dataclasses.replace(example(), weight=0.25, model=_other(seed)) for seed in (1, 2))
+    joined, x = dataclasses.replace(example(), weight=0.5, others=others), torch.from_numpy(X).float()
+    together = joined.posteriors(x)
+    for member, found in zip(joined.members, together, strict=True):
+        assert torch.equal(found.mean, member.posterior(x).mean)
+    weights = [0.5, 0.25, 0.25]
+    average = sum(
+        weight * member.expect(found) for weight, member, found in zip(weights, joined.members, together, strict=True)
+    )
+    assert torch.equal(joined.reconstruct(x), joined.model.values(average))
+
+
+def _other(seed):
+    torch.manual_seed(seed)
+    return small().model.build(4).eval()
 
 
 def test_no_pickle_is_read(folder, monkeypatch):

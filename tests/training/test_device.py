@@ -1,11 +1,13 @@
 """Where trials run."""
 
+import threading
+
 import pytest
 import torch
 from torch import nn
 
 from vadtune.errors import ConfigError
-from vadtune.training.device import fitting_threads, resolve_device
+from vadtune.training.device import fitting_threads, resolve_device, side_by_side
 
 without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
 
@@ -43,3 +45,23 @@ def test_small_work_wakes_no_second_thread(monkeypatch, n_rows, n_threads):
     with pytest.raises(KeyError), fitting_threads(model, n_rows):
         raise KeyError
     assert used == [4, n_threads, 4]
+
+
+def test_jobs_side_by_side_share_the_threads_of_torch_and_give_them_back():
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        together = threading.Barrier(2, timeout=30)
+
+        def n_threads(number):
+            together.wait()  # or the jobs do not run at once
+            return number, torch.get_num_threads()
+
+        with side_by_side(2) as jobs:
+            assert list(jobs.map(n_threads, range(4))) == [(number, 2) for number in range(4)]
+        assert torch.get_num_threads() == 4
+        with pytest.raises(KeyError), side_by_side(9) as jobs:
+            list(jobs.map({}.__getitem__, range(9)))
+        assert torch.get_num_threads() == 4
+    finally:
+        torch.set_num_threads(before)

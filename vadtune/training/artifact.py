@@ -33,6 +33,7 @@ from vadtune.models.base import Model
 from vadtune.models.objective import Posterior
 from vadtune.settings import Nested, nearest, other_format, parse, read_json
 from vadtune.training.config import TrialConfig
+from vadtune.training.device import side_by_side
 from vadtune.training.environment import environment
 from vadtune.training.inference import infer
 from vadtune.training.model_card import model_card
@@ -118,17 +119,23 @@ class Artifact:
 
     def reconstruct(self, x: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
         """The best estimate of all cells, known ones too, in scaled units."""
-        return self.estimate(x, self.posterior(x))
+        return self.estimate(self.posteriors(x))
 
-    def estimate(self, x: Float[Tensor, "N D"], posterior: Posterior) -> Float[Tensor, "N D"]:
-        """What `reconstruct` gives, from this model's posterior of the rows; other members infer their own.
+    def estimate(self, posteriors: Sequence[Posterior]) -> Float[Tensor, "N D"]:
+        """What `reconstruct` gives, from the members' posteriors of the rows.
 
         Numbers are averaged over the members, and so are the chances of codes, of which the likeliest is taken.
         """
-        expected = self.weight * self.expect(posterior)
-        for member in self.others:
-            expected = expected + member.weight * member.expect(member.posterior(x))
-        return self.model.values(expected)
+        pairs = zip(self.members, posteriors, strict=True)
+        parts = [member.weight * member.expect(posterior) for member, posterior in pairs]
+        return self.model.values(sum(parts[1:], parts[0]))
+
+    def posteriors(self, x: Float[Tensor, "N D"]) -> list[Posterior]:
+        """Each member's own `posterior` of the rows, this model's first; on a CPU they are found side by side."""
+        if not self.others or next(self.model.parameters()).is_cuda:
+            return [member.posterior(x) for member in self.members]
+        with side_by_side(len(self.members)) as jobs:
+            return list(jobs.map(lambda member: member.posterior(x), self.members))
 
     def posterior(self, x: Float[Tensor, "N D"]) -> Posterior:
         """The posterior of each row by a cold, converged inference in the model's precision; NaN cells are not seen."""

@@ -1,5 +1,6 @@
 """Whether a model is as sure as it should be: intervals and chances against hidden cells."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -83,19 +84,19 @@ def calibrated(artifact: Artifact, holdout: Holdout) -> Artifact:
     holdout = hidden_rows(holdout)
     if not len(holdout.truth):
         return artifact
-    posterior = artifact.posterior(as_tensor(holdout.rows.x))
-    spread = _spread(artifact, posterior, holdout)
-    return replace(artifact, spread=spread, temperature=_temperature(artifact, posterior, holdout))
+    posteriors = artifact.posteriors(as_tensor(holdout.rows.x))
+    spread = _spread(artifact, posteriors, holdout)
+    return replace(artifact, spread=spread, temperature=_temperature(artifact, posteriors[0], holdout))
 
 
-def _spread(artifact: Artifact, posterior: Posterior, holdout: Holdout) -> float:
+def _spread(artifact: Artifact, posteriors: Sequence[Posterior], holdout: Holdout) -> float:
     numbers = artifact.model.gaussian
     hidden = ~np.isnan(holdout.truth[:, numbers])
     if not hidden.any():
         return 1.0
-    x_hat = artifact.estimate(as_tensor(holdout.rows.x), posterior).cpu().numpy()
+    x_hat = artifact.estimate(posteriors).cpu().numpy()
     error = (holdout.truth - x_hat)[:, numbers][hidden].astype(np.float64)
-    std = _std(artifact, posterior, holdout)[:, numbers][hidden]
+    std = _std(artifact, posteriors[0], holdout)[:, numbers][hidden]
     return float(np.clip(np.sqrt(np.mean(np.square(error / std))), LEAST_SPREAD, MOST_SPREAD))
 
 

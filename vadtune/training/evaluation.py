@@ -109,9 +109,9 @@ def reconstruct_each(artifact: Artifact, holdouts: Sequence[Holdout]) -> list[Fl
 def gallery(artifact: Artifact, known: FloatArray, rates: tuple[float, ...], mechanism: Mechanism, seed: int) -> Arrays:
     """Pictures at several missing rates: input, estimate, posterior standard deviation, truth; `(R, G, D)` each."""
     x = np.concatenate([hide(known, mechanism, rate, seed, artifact.image_shape).rows.x for rate in rates])
-    posterior = artifact.posterior(as_tensor(x))
-    estimate = artifact.estimate(as_tensor(x), posterior).cpu().numpy()
-    std = draw(artifact, as_tensor(x), posterior, n_draws=16, seed=seed).std(0).cpu().numpy()
+    posteriors = artifact.posteriors(as_tensor(x))
+    estimate = artifact.estimate(posteriors).cpu().numpy()
+    std = draw(artifact, as_tensor(x), posteriors[0], n_draws=16, seed=seed).std(0).cpu().numpy()
     pictures = {"input": x, "mean": np.where(np.isnan(x), estimate, x), "std": std}
     arrays = {name: values.reshape(len(rates), *known.shape) for name, values in pictures.items()}
     arrays |= {"truth": known, "rates": np.array(rates)}

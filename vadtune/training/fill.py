@@ -77,24 +77,21 @@ class Filler:
     def _estimates(self, x: FloatArray) -> list[FloatArray]:
         artifact = self.artifact
         scaled = torch.from_numpy(artifact.scaler.transform(x))
-        posterior = artifact.posterior(scaled)
-        best: FloatArray = artifact.estimate(scaled, posterior).cpu().numpy()
-        units = [artifact.scaler.inverse(values) for values in self._draws(scaled, posterior) or [best]]
+        posteriors = artifact.posteriors(scaled)
+        best: FloatArray = artifact.estimate(posteriors).cpu().numpy()
+        units = [artifact.scaler.inverse(values) for values in self._draws(scaled, posteriors) or [best]]
         if self.std_rng is not None:
-            posterior = with_curvature(artifact.model, scaled, posterior)
+            posterior = with_curvature(artifact.model, scaled, posteriors[0])
             std = std_of_cells(artifact, posterior, self.std_rng)
             wide = np.where(artifact.model.codec.is_coded, 0.0, std)
             units += [artifact.scaler.inverse(best + number * wide) for number in self.deviations]
             units.append(artifact.scaler.spread(std, artifact.scaler.inverse(best)))
         return units
 
-    def _draws(self, x: Tensor, posterior: Posterior) -> list[FloatArray]:
+    def _draws(self, x: Tensor, posteriors: Sequence[Posterior]) -> list[FloatArray]:
         """One table a generator, in scaled units; the members of an ensemble take turns."""
-        members = self.artifact.members[: len(self.rngs)]
-        posteriors = [posterior if member is self.artifact else member.posterior(x) for member in members]
-        pairs = [
-            (member, with_curvature(member.model, x, found)) for member, found in zip(members, posteriors, strict=True)
-        ]
+        taken = list(zip(self.artifact.members, posteriors, strict=True))[: len(self.rngs)]
+        pairs = [(member, with_curvature(member.model, x, posterior)) for member, posterior in taken]
         return [self._draw(*pairs[k % len(pairs)], rng) for k, rng in enumerate(self.rngs)]
 
     @torch.no_grad()

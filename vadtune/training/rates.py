@@ -147,10 +147,9 @@ def over_rates(
         together = missing_rates[start : start + n_together]
         holdouts = [rows.holdout(rate, mode) for rate in together]
         x = as_tensor(np.concatenate([holdout.rows.x for holdout in holdouts]))
-        posterior = artifact.posterior(x)
-        x_hat = np.split(artifact.estimate(x, posterior).cpu().numpy(), len(together))
-        posteriors = posterior.split(rows.rows.size)
-        for result in zip(together, holdouts, x_hat, posteriors, strict=True):
+        posteriors = artifact.posteriors(x)
+        x_hat = np.split(artifact.estimate(posteriors).cpu().numpy(), len(together))
+        for result in zip(together, holdouts, x_hat, posteriors[0].split(rows.rows.size), strict=True):
             yield RateResult(*result)
 
 

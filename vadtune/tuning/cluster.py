@@ -106,6 +106,11 @@ class Cluster:
 
             self._thread.start()
 
+    @property
+    def forks_workers(self) -> bool:
+        """Whether a worker more is there at once."""
+        return self._fork_server is not None
+
     def is_ready(self, timeout_s: float) -> bool:
         """Wait for Ray for some time; False if that was not enough.
 

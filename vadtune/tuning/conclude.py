@@ -133,8 +133,8 @@ def score_artifact(artifact: Artifact, problem: Problem) -> Tested:
 def score_calibrated(artifact: Artifact, problem: Problem) -> Tested:
     """Score an artifact on the test rows, and add the scores to its metrics."""
     splits, x = problem.splits, as_tensor(problem.splits.test.rows.x)
-    posterior = artifact.posterior(x)
-    x_hat = artifact.estimate(x, posterior).cpu().numpy()
+    posteriors = artifact.posteriors(x)
+    posterior, x_hat = posteriors[0], artifact.estimate(posteriors).cpu().numpy()
     scores = score(x_hat, splits.test, splits.column_range)
     found = calibration(artifact, posterior, x_hat, splits.test)
     tested = {f"test_{name}": value for name, value in asdict(scores).items()} | {"test_calibration": found}

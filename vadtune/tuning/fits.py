@@ -3,7 +3,6 @@
 import os
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import repeat
 
@@ -13,6 +12,7 @@ from vadtune.data.splits import Rows
 from vadtune.errors import NoUsableTrial
 from vadtune.models.base import Model
 from vadtune.training.config import TrialConfig
+from vadtune.training.device import side_by_side
 from vadtune.training.fitting import fit_to_the_end
 from vadtune.training.trainer import Trainer
 from vadtune.tuning.cluster import GONE, Cluster, ClusterLost, Watchdog, landmarks
@@ -20,7 +20,7 @@ from vadtune.tuning.plan import Plan
 from vadtune.tuning.trial_runs import TrialRuns
 
 POLL_S = 0.2
-# Cells of a table that is fitted before a worker for it would have started: where it is no fork, 2 to 5 s later.
+# Cells of a table that is fitted before a worker would have started that is no fork: 2 to 5 s later.
 SMALL = 150_000
 
 
@@ -37,7 +37,7 @@ class Fitter:
 
     Args:
         plan: Of the search.
-        cluster: Where it ran; None: fit here, as small tables are fitted anyway.
+        cluster: Where it ran; None: fit here, as small tables are anyway where workers take long to start.
     """
 
     def __init__(self, plan: Plan, cluster: Cluster | None = None) -> None:
@@ -52,7 +52,7 @@ class Fitter:
         Raises:
             ClusterLost: The cluster does not answer any more.
         """
-        if self.cluster is None or rows.x.size <= SMALL:
+        if self.cluster is None or (rows.x.size <= SMALL and not self.cluster.forks_workers):
             return _fit_here(rows, fits)
         return self._fit_by_ray(self.cluster, rows, fits)
 
@@ -92,14 +92,13 @@ class Fitter:
 
 
 def _fit_here(rows: Rows, fits: Sequence[Fit]) -> list[Model | NoUsableTrial]:
-    """In threads, each of which leaves torch no further ones: two fits took 0.6 of the time of one after the other."""
     # First weights come from torch's one generator.
     trainers = [Trainer(fit.config, rows, torch.device("cpu")) for fit in fits]
     cancelled = threading.Event()
-    with ThreadPoolExecutor(os.cpu_count(), initializer=torch.set_num_threads, initargs=(1,)) as threads:
+    with side_by_side(len(fits)) as jobs:
         try:
             lengths = [fit.n_epochs for fit in fits]
-            return list(threads.map(_fit, trainers, lengths, repeat(cancelled.is_set)))
+            return list(jobs.map(_fit, trainers, lengths, repeat(cancelled.is_set)))
         except BaseException:
             cancelled.set()
             raise
