@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 
 import h5py
+import numpy as np
+import pandas as pd
 import pytest
 
 from tests.data.test_splits import some_table
@@ -61,6 +63,15 @@ def test_the_best_trial_is_taken_where_none_is_named(run, tmp_path, capsys):
     result = train(capsys, "--from", run, "-o", tmp_path / "best")
     assert result["config"]["model"]["latent_dim"] == best.params["model.latent_dim"]
     assert result["validation_rmse"] == pytest.approx(best.value, rel=1e-5)
+
+
+def test_inference_takes_more_steps_where_they_serve_as_that_of_a_search_s_winner_does(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(300, 2)) @ rng.normal(size=(2, 8))
+    pd.DataFrame(x).add_prefix("x").to_csv(tmp_path / "plane.csv", index=False)
+    slow = ["--set=model.inference_start=zeros", "--set=infer.n_steps=3", "--set=train.n_epochs=30"]
+    result = train(capsys, tmp_path / "plane.csv", *FAST, *slow, "-o", tmp_path / "model")
+    assert result["config"]["infer"]["n_steps"] == load_artifact(tmp_path / "model").config.infer.n_steps == 12
 
 
 @pytest.mark.parametrize("suffix", ["toml", "json"])

@@ -24,7 +24,7 @@ from vadtune.training.decoder_export import add_torch
 from vadtune.training.fitting import fit_to_the_end
 from vadtune.training.trainer import Trainer, as_tensor
 from vadtune.tuning import fits as where
-from vadtune.tuning.conclude import Winner, export_trial, scored
+from vadtune.tuning.conclude import Winner, artifact_of, export_trial, score_artifact
 from vadtune.tuning.fits import Fit, Fitter
 from vadtune.tuning.past_run import open_run
 from vadtune.tuning.plan import Plan
@@ -55,7 +55,7 @@ def winner(tmp_path_factory):
     run = fitted(config, problem)
     trial = BestTrial(number=0, value=run.finish(), epoch=run.best_epoch, params={}, checkpoint=None, is_complete=True)
     metrics = {"validation_error": trial.value, "trial": 0, "epoch": trial.epoch}
-    tested = scored(config, run.best_model(), problem, metrics)
+    tested = score_artifact(artifact_of(config, run.best_model(), problem, metrics), problem)
     folder = save_artifact(tested.artifact, tmp_path_factory.mktemp("w") / "best")
     return Winner(trial, tested, folder), problem
 

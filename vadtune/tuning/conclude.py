@@ -62,6 +62,12 @@ class Tested:
     scores: Scores
     calibration: Nested
 
+    @property
+    def validation_error(self) -> float:
+        """Over hidden validation cells, by the inference that the artifact has."""
+        error: float = self.artifact.metrics[validation_name(self.artifact.dataset["unit"])]
+        return error
+
 
 @dataclass(frozen=True, eq=False)
 class Winner:
@@ -112,12 +118,6 @@ def load_trial(trial: BestTrial, storage: Storage, problem: Problem) -> Artifact
     return artifact_of(config, model, problem, metrics)
 
 
-def scored(config: TrialConfig, model: Model, problem: Problem, metrics: Nested) -> Tested:
-    """Score a model on the test rows; its artifact's metrics are those given and the scores beside them."""
-    artifact = artifact_of(config, model, problem, metrics)
-    return score_calibrated(calibrated(artifact, problem.splits.validation), problem)
-
-
 def artifact_of(config: TrialConfig, model: Model, problem: Problem, metrics: Nested) -> Artifact:
     """A model of the problem's table, ready to be saved."""
     scaler, table = problem.splits.scaler, problem.table
@@ -125,9 +125,17 @@ def artifact_of(config: TrialConfig, model: Model, problem: Problem, metrics: Ne
 
 
 def score_artifact(artifact: Artifact, problem: Problem) -> Tested:
-    """Let validation rows say how long inference takes and how sure an artifact may be; score it on the test rows."""
+    """Let validation rows say how long inference takes and how sure an artifact may be; score it on the test rows.
+
+    Where inference takes more steps than it did in training, so does the validation error among the metrics.
+    """
     validation = problem.splits.validation
-    return score_calibrated(calibrated(patient(artifact, validation), validation), problem)
+    longer = patient(artifact, validation)
+    if longer is not artifact:
+        x_hat = longer.reconstruct(as_tensor(validation.rows.x)).cpu().numpy()
+        error = longer.model.codec.score(x_hat, validation.truth)
+        longer = replace(longer, metrics=longer.metrics | {validation_name(problem.table.unit): error})
+    return score_calibrated(calibrated(longer, validation), problem)
 
 
 def score_calibrated(artifact: Artifact, problem: Problem) -> Tested:
