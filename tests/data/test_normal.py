@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from vadtune.data import normal
 from vadtune.data.codec import Codec
-from vadtune.data.normal import MOST_COLUMNS, N_STEPS, RIDGE, Normal, principal_components
+from vadtune.data.normal import MOST_COLUMNS, N_STEPS, RIDGE, MultivariateNormal, column_means, principal_components
 from vadtune.data.splits import DataConfig, Rows, split
 from vadtune.data.tables import Column, Table
 
@@ -18,7 +18,7 @@ tables = hnp.arrays(np.float64, st.tuples(st.integers(1, 12), st.integers(1, 6))
 
 
 def complete(x):
-    return Normal.fit(x).complete(x)
+    return MultivariateNormal.fit(x).complete(x)
 
 
 def correlated(n_rows: int, n_columns: int, missing_rate: float, seed: int = 0) -> np.ndarray:
@@ -224,3 +224,9 @@ def test_hidden_cells_do_not_matter():
     after = split(Table("t", "test", altered, columns), config)
     assert (after.train.truth[~np.isnan(after.train.truth)] > 1e3).all()
     assert np.array_equal(before.train.rows.completed(), after.train.rows.completed())
+
+
+def test_column_means_are_over_observed_cells_in_the_precision_of_the_table():
+    x = np.array([[1, NAN, NAN], [3, 5, NAN]], dtype=np.float32)
+    assert column_means(x).tolist() == [2.0, 5.0, 0.0]
+    assert column_means(x).dtype == np.float32

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from vadtune.data.masks import Block, Mar, Mcar, Mnar, Pattern
+from vadtune.data.normal import column_means
 from vadtune.data.problem import Problem
 from vadtune.data.splits import Holdout
 from vadtune.data.storage import Storage
@@ -185,9 +186,7 @@ def _curves(artifact: Artifact, problem: Problem) -> Arrays:
         codec.score(x_hat, holdout.truth)
         for x_hat, holdout in zip(x_hats, [*over_rates, *over_mechanisms.values()], strict=True)
     ]
-    encoded = codec.encode(train)
-    n_known = np.maximum((~np.isnan(encoded)).sum(0), 1)
-    mean = np.broadcast_to(codec.decode(np.nansum(encoded, 0, keepdims=True) / n_known), known.shape)
+    mean = np.broadcast_to(codec.decode(column_means(codec.encode(train))[None]), known.shape)
     return {
         "rate_grid": np.array(RATES),
         "rate_rmse": np.array(errors[: len(RATES)]),
