@@ -247,7 +247,7 @@ def describe(artifact: "Artifact", folder: Path, run: "TrialRun") -> Nested:
 
 
 def _latents(artifact: "Artifact", x: "FloatArray") -> "FloatArray":
-    from vadtune.training.trainer import as_tensor
+    from vadtune.models.objective import as_tensor
 
     latents: FloatArray = artifact.posterior(as_tensor(x)).mean.cpu().numpy()
     return latents

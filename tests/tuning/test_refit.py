@@ -17,12 +17,13 @@ from vadtune.data.problem import Problem
 from vadtune.data.splits import DataConfig, split
 from vadtune.errors import ArtifactError, ConfigError, NoUsableTrial
 from vadtune.evaluate import main as evaluate
+from vadtune.models.objective import as_tensor
 from vadtune.settings import parse
 from vadtune.training.artifact import load_artifact, save_artifact
 from vadtune.training.config import TrialConfig
 from vadtune.training.decoder_export import add_torch
 from vadtune.training.fitting import fit_to_the_end
-from vadtune.training.trainer import Trainer, as_tensor
+from vadtune.training.trainer import Trainer
 from vadtune.tuning import fits as where
 from vadtune.tuning.conclude import Winner, artifact_of, export_trial, score_artifact
 from vadtune.tuning.fits import Fit, Fitter

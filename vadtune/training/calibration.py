@@ -9,12 +9,11 @@ from scipy.special import ndtr
 from vadtune.data.metrics import LEVELS, half_width
 from vadtune.data.splits import Holdout, Rows
 from vadtune.data.tables import FloatArray
-from vadtune.models.objective import Posterior
+from vadtune.models.objective import Posterior, as_tensor
 from vadtune.settings import Nested
 from vadtune.training.artifact import Artifact
 from vadtune.training.fill import latents_at, std_of_cells
 from vadtune.training.inference import with_curvature
-from vadtune.training.trainer import as_tensor
 
 # So many hidden cells say a spread to a few percent, if they are of rows enough: those of one row are wrong together.
 N_CELLS = 2000

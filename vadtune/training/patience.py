@@ -4,9 +4,9 @@ from dataclasses import replace
 
 from vadtune.data.splits import Holdout
 from vadtune.models.config import VADConfig
+from vadtune.models.objective import as_tensor
 from vadtune.training.artifact import Artifact
 from vadtune.training.calibration import hidden_rows
-from vadtune.training.trainer import as_tensor
 
 LEAST_GAIN = 0.01
 MOST_DOUBLINGS = 2

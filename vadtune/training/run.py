@@ -18,11 +18,11 @@ from vadtune.data.splits import Holdout, Rows
 from vadtune.data.tables import FloatArray
 from vadtune.errors import Diverged
 from vadtune.models.base import Model
-from vadtune.models.objective import Posterior
+from vadtune.models.objective import Posterior, as_tensor
 from vadtune.settings import parse
 from vadtune.training.config import TrialConfig
 from vadtune.training.inference import infer, infer_further
-from vadtune.training.trainer import Trainer, as_tensor
+from vadtune.training.trainer import Trainer
 from vadtune.training.weights import load_model
 
 Tensors = dict[str, Tensor]

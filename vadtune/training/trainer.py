@@ -2,16 +2,15 @@
 
 import math
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from vadtune.data.splits import Rows
-from vadtune.data.tables import FloatArray
 from vadtune.errors import Diverged
 from vadtune.models.base import Model, TrainingPosteriors
 from vadtune.models.dropout import dropping_by
 from vadtune.models.latents import column_means
+from vadtune.models.objective import as_tensor as as_tensor
 from vadtune.training.config import TrialConfig
 from vadtune.training.device import fitting_threads
 from vadtune.training.optimizers import SGD, AdamW, Optimizer
@@ -93,8 +92,3 @@ class Trainer:
                 return self.plateau.factor
             case "constant":
                 return 1.0
-
-
-def as_tensor(x: FloatArray) -> Tensor:
-    """A copy of an array as float32: those of the object store are read-only."""
-    return torch.tensor(np.asarray(x), dtype=torch.float32)

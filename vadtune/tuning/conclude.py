@@ -15,7 +15,7 @@ from vadtune.data.storage import Storage
 from vadtune.data.tables import FloatArray
 from vadtune.errors import ConfigError
 from vadtune.models.base import Model
-from vadtune.models.objective import Posterior
+from vadtune.models.objective import Posterior, as_tensor
 from vadtune.settings import Nested
 from vadtune.training.artifact import Artifact, save_artifact
 from vadtune.training.calibration import calibrated, calibration
@@ -35,7 +35,6 @@ from vadtune.training.evaluation import (
 )
 from vadtune.training.patience import patient
 from vadtune.training.run import load_best_model
-from vadtune.training.trainer import as_tensor
 from vadtune.tuning.study import BestTrial
 
 # Curves over rates and mechanisms repeat the inference 13 times: enough cells for two digits are enough.

@@ -15,10 +15,10 @@ import torch
 from vadtune.data.problem import Problem
 from vadtune.data.storage import Storage
 from vadtune.data.tables import FloatArray
+from vadtune.models.objective import as_tensor
 from vadtune.training.artifact import Artifact, save_artifact
 from vadtune.training.evaluation import score
 from vadtune.training.run import load_expected
-from vadtune.training.trainer import as_tensor
 from vadtune.tuning.conclude import Winner, export_trial, load_trial, score_artifact, validation_name
 from vadtune.tuning.plan import Plan
 from vadtune.tuning.study import BestTrial, read_study, top_trials
