@@ -189,6 +189,17 @@ def test_rows_are_completed_by_a_normal_that_is_fitted_once():
     assert np.array_equal(rows.components, principal_components(rows.completed()))
 
 
+def test_rows_are_completed_once_to_be_projected_on_their_components(monkeypatch):
+    rows, calls = Rows(correlated(20, 3, 0.4)), []
+    completed = rows.completed()
+    components = principal_components(completed)
+    monkeypatch.setattr(MultivariateNormal, "complete", lambda *_: calls.append(1) or completed)
+    assert np.array_equal(rows.projected(2), completed @ components[:, :2])
+    assert np.array_equal(rows.components, components)
+    assert len(calls) == 1
+    assert rows.projected(9).shape == (20, 3)
+
+
 def test_what_varies_by_less_than_a_thousandth_of_the_first_component_is_no_component():
     rng = np.random.default_rng(0)
     rotation, scores = (np.linalg.qr(rng.standard_normal((n, 4)))[0] for n in (4, 30))

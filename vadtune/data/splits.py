@@ -79,6 +79,15 @@ class Rows:
         """`(E, R)` principal components of the completed rows, once for all trials of a process."""
         return principal_components(self.completed())
 
+    def projected(self, n_components: int) -> FloatArray:
+        """`(N, n_components or R)` float32: the completed rows on their first components."""
+        completed = self.completed()
+        if "components" not in vars(self):
+            # Of these rows, which are kept nowhere: they are as large as the table.
+            vars(self)["components"] = principal_components(completed)
+        projected: FloatArray = completed @ self.components[:, :n_components]
+        return projected
+
     def completed(self) -> FloatArray:
         """`(N, E)` float32, centred, holes filled with what the normal expects."""
         return self.normal.complete(self.encoded)

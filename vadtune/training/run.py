@@ -39,11 +39,14 @@ class TrialRun:
         train: What the model may see of the training rows.
         validation: Rows it may see, and the hidden cells it is scored on.
         device: `cpu` or `cuda:N`.
+        is_new: Whether it begins; `load` goes on with a saved one.
     """
 
-    def __init__(self, config: TrialConfig, train: Rows, validation: Holdout, device: str = "cpu") -> None:
+    def __init__(
+        self, config: TrialConfig, train: Rows, validation: Holdout, device: str = "cpu", *, is_new: bool = True
+    ) -> None:
         self.config = config
-        self.trainer = Trainer(config, train, torch.device(device))
+        self.trainer = Trainer(config, train, torch.device(device), is_new=is_new)
         self.validation = self.trainer.model.batch(as_tensor(validation.rows.x)).to(torch.device(device))
         self.truth = validation.truth
         self.warm: Posterior | None = None  # of the validation rows, from report to report
@@ -124,7 +127,7 @@ class TrialRun:
     def load(cls, folder: Path, train: Rows, validation: Holdout, device: str = "cpu") -> "TrialRun":
         """Go on with a saved trial on the same data."""
         state = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        run = cls(TrialConfig.model_validate(state["config"]), train, validation, device)
+        run = cls(TrialConfig.model_validate(state["config"]), train, validation, device, is_new=False)
         run._restore(state, load_file(folder / "run.safetensors", device=device))
         return run
 
