@@ -129,14 +129,21 @@ def test_an_interrupt_leaves_nothing_half_written(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_run_whose_table_has_changed_is_refused(run, tmp_path):
+@pytest.mark.parametrize(
+    ("part", "name", "value", "error", "words"),
+    [
+        ("dataset", "sha256", "0" * 64, DataError, "not the table of"),
+        ("data", "n_validation", 40, ConfigError, "n_validation 40 and now 18.*Use that one, or search again"),
+    ],
+)
+def test_a_run_of_another_table_or_of_other_splits_is_refused(run, tmp_path, part, name, value, error, words):
     moved = tmp_path / "moved"
     moved.mkdir()
     settings = json.loads((run / "settings.json").read_text())
-    settings["dataset"]["sha256"] = "0" * 64
+    settings[part][name] = value
     write_json(moved / "settings.json", settings)
     (moved / "study.log").write_bytes((run / "study.log").read_bytes())
-    with pytest.raises(DataError, match="not the table of"):
+    with pytest.raises(error, match=words):
         main(["--from", str(moved), "-o", str(tmp_path / "model")])
 
 
