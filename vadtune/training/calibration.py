@@ -40,7 +40,9 @@ def calibration(artifact: Artifact, posterior: Posterior, x_hat: FloatArray, hol
 
     Source: Gneiting and Raftery (2007), Strictly proper scoring rules, JASA 102 (the CRPS of a normal).
     """
-    codec, std = artifact.model.codec, _std(artifact, posterior, holdout)
+    codec = artifact.model.codec
+    wide = with_curvature(artifact.model, as_tensor(holdout.rows.x), posterior)
+    std = std_of_cells(artifact, wide, np.random.default_rng(0))
     hidden = ~np.isnan(holdout.truth)
     numbers, codes = np.zeros_like(hidden), np.zeros_like(hidden)
     numbers[:, codec.numbers], codes[:, codec.coded] = hidden[:, codec.numbers], hidden[:, codec.coded]
@@ -82,7 +84,8 @@ def calibrated(artifact: Artifact, holdout: Holdout) -> Artifact:
     holdout = hidden_rows(holdout)
     if not len(holdout.truth):
         return artifact
-    posterior = artifact.posterior(as_tensor(holdout.rows.x))
+    x = as_tensor(holdout.rows.x)
+    posterior = with_curvature(artifact.model, x, artifact.posterior(x))
     spread = _spread(artifact, posterior, holdout)
     return replace(artifact, spread=spread, temperature=_temperature(artifact, posterior, holdout))
 
@@ -94,7 +97,7 @@ def _spread(artifact: Artifact, posterior: Posterior, holdout: Holdout) -> float
         return 1.0
     x_hat = artifact.estimate(as_tensor(holdout.rows.x), posterior).cpu().numpy()
     error = (holdout.truth - x_hat)[:, numbers][hidden].astype(np.float64)
-    std = _std(artifact, posterior, holdout)[:, numbers][hidden]
+    std = std_of_cells(artifact, posterior, np.random.default_rng(0))[:, numbers][hidden]
     return float(np.clip(np.sqrt(np.mean(np.square(error / std))), LEAST_SPREAD, MOST_SPREAD))
 
 
@@ -105,11 +108,10 @@ def _temperature(artifact: Artifact, posterior: Posterior, holdout: Holdout) -> 
     truth = model.batch(as_tensor(holdout.truth).to(posterior.mean.device))
     if np.isnan(np.delete(holdout.truth, model.gaussian, axis=1)).all():
         return 1.0
-    wide = with_curvature(model, as_tensor(holdout.rows.x), posterior)
     rng = torch.Generator().manual_seed(0)
     chances = torch.zeros(())
     for _ in range(N_DRAWS):
-        outputs = model.decoder(latents_at(wide, torch.randn(posterior.mean.shape, generator=rng)))
+        outputs = model.decoder(latents_at(posterior, torch.randn(posterior.mean.shape, generator=rng)))
         drawn = [model.likelihood.all_chances(outputs, truth, t).cpu() for t in TEMPERATURES]
         chances = chances + torch.stack(drawn) / N_DRAWS
     # What is not hidden has the chance 1. Few cells say little: then 1 is the likeliest temperature.
@@ -125,11 +127,6 @@ def hidden_rows(holdout: Holdout) -> Holdout:
     n_chosen = min(hiding.size, round(np.clip(share * hiding.size, LEAST_ROWS, MOST_ROWS)))
     some = hiding[np.linspace(0, hiding.size - 1, n_chosen).astype(np.intp)]
     return Holdout(Rows(holdout.rows.x[some], holdout.rows.codec), holdout.truth[some])
-
-
-def _std(artifact: Artifact, posterior: Posterior, holdout: Holdout) -> FloatArray:
-    wide = with_curvature(artifact.model, as_tensor(holdout.rows.x), posterior)
-    return std_of_cells(artifact, wide, np.random.default_rng(0))
 
 
 def crps(error: FloatArray, std: FloatArray) -> FloatArray:
