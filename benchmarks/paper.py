@@ -34,13 +34,12 @@ from plotly.subplots import make_subplots
 from vadtune.data.metrics import rmse
 from vadtune.data.problem import Problem, load_problem
 from vadtune.data.splits import DataConfig
-from vadtune.models.objective import Batch
+from vadtune.models.objective import Batch, as_tensor
 from vadtune.settings import parse
 from vadtune.training.config import TrialConfig
 from vadtune.training.evaluation import complete, hide
 from vadtune.training.inference import infer
 from vadtune.training.run import TrialRun
-from vadtune.training.trainer import as_tensor
 from vadtune.tuning.schedulers import report_epochs
 
 RESULTS = Path(__file__).with_name("paper.json")

@@ -36,11 +36,11 @@ from vadtune.data.problem import Problem, load_problem
 from vadtune.data.splits import DataConfig
 from vadtune.data.tables import FloatArray
 from vadtune.errors import DataError
+from vadtune.models.objective import as_tensor
 from vadtune.settings import Nested, parse
 from vadtune.training.artifact import load_artifact
 from vadtune.training.environment import environment
 from vadtune.training.fill import Filler
-from vadtune.training.trainer import as_tensor
 
 RESULTS = Path(__file__).with_name("quality.json")
 DATASETS = ("breast_cancer", "wine", "diabetes", "digits", "synthetic", "mnist")

@@ -17,7 +17,8 @@ from timing import Row
 RIVALS = {
     "optuna": "the same model and space in plain Optuna: its sampler and pruner, two processes",
     "ray": "the same in plain Ray Tune: `OptunaSearch`, a function trainable, default settings",
-    "grid": "random search over the grid of the paper's code, each trained to the end, two processes",
+    "grid": "random search over the grid of the paper's code, each trained to the end, two processes; ended early "
+    "it counts as there",
 }
 NEW_VALUE = 7  # of the lines of Optuna's journal, the one that records an intermediate value
 
@@ -124,15 +125,15 @@ def theirs(rival: str, task: Task, seed: int, limit_s: float | None) -> Search:
 def whole_search(rival: str, task: Task, target: float, turns: range) -> Row:
     """Seconds of a search of ours and of a rival's, turn by turn, each turn with a seed of its own.
 
-    A rival that is not at the level when it ends counts as if it came there then; random search, whose end may be far
-    off, is ended soon after the target.
+    A rival that ends without having reached the level never does. Random search, whose end may be far off, is ended
+    soon after the target, and counts as if it came there then.
     """
     pairs = []
     for seed in turns:
         own = ours(task, seed)
         limit_s = (target + 1) * own.until(task.level) if rival == "grid" else None
         pairs.append((own, theirs(rival, task, seed, limit_s)))
-    values = [min(other.until(task.level), other.wall_s) / own.until(task.level) for own, other in pairs]
+    values = [_times_sooner(own, other, rival, task.level) for own, other in pairs]
     details = {
         "ours_s": [_rounded(own.until(task.level)) for own, _ in pairs],
         "theirs_s": [_rounded(other.until(task.level)) for _, other in pairs],
@@ -141,6 +142,14 @@ def whole_search(rival: str, task: Task, target: float, turns: range) -> Row:
         "ours_overhead": [round(own.overhead, 3) for own, _ in pairs],
     }
     return Row(str(task), RIVALS[rival], "x", target, values, details=details)
+
+
+def _times_sooner(own: Search, other: Search, rival: str, level: float | None) -> float:
+    """0 if ours never reaches the level, infinite if the rival never does."""
+    own_s, other_s = own.until(level), other.until(level)
+    if math.isinf(own_s):
+        return 0.0
+    return (min(other_s, other.wall_s) if rival == "grid" else other_s) / own_s
 
 
 def _rounded(seconds: float) -> float | None:

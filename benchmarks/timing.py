@@ -1,5 +1,6 @@
 """What all speed benchmarks share: two sides that take turns, and a row of the table."""
 
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -36,7 +37,9 @@ class Row:
         return self.median <= self.target if self.at_most else self.median >= self.target
 
     def show(self, value: float) -> str:
-        """A value with its unit."""
+        """A value with its unit; `never` of what the other side did not come to."""
+        if math.isinf(value):
+            return "never"
         return f"{value:.0%}" if self.unit == "%" else f"{value:.3g}x"
 
 

@@ -14,7 +14,7 @@ from vadtune.settings import Nested, flatten, parse
 from vadtune.training.artifact import save_artifact
 from vadtune.training.config import TrialConfig
 from vadtune.training.run import TrialRun
-from vadtune.tuning.conclude import scored
+from vadtune.tuning.conclude import artifact_of, score_artifact
 from vadtune.tuning.record import write_json
 from vadtune.tuning.samplers import draw_seed
 from vadtune.tuning.schedulers import report_epochs
@@ -41,7 +41,8 @@ def train_small(problem: Problem, folder: Path, settings: Nested = SETTINGS) -> 
     """Train for a few epochs and write the artifact."""
     config: TrialConfig = parse(TrialConfig, settings, "test")
     run = fitted(config, problem)
-    return save_artifact(scored(config, run.best_model(), problem, {"validation_rmse": run.finish()}).artifact, folder)
+    artifact = artifact_of(config, run.best_model(), problem, {"validation_rmse": run.finish()})
+    return save_artifact(score_artifact(artifact, problem).artifact, folder)
 
 
 def fitted(config: TrialConfig, problem: Problem) -> TrialRun:

@@ -1,6 +1,7 @@
 """The benchmarks run; what they measured is stated beside them."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import paper  # noqa: E402
+import speed_search  # noqa: E402
 
 
 def run(script, *words):
@@ -44,6 +46,17 @@ def test_rows_that_are_not_measured_again_are_kept(tmp_path):
     assert json.loads((tmp_path / "speed.json").read_text()).keys() == {"tables", "throughput"}
     assert "training step" in shown
     assert "training throughput" in shown
+
+
+@pytest.mark.parametrize(("rival", "ratio", "shown"), [("optuna", math.inf, "never"), ("grid", 4.0, "4x")])
+def test_a_rival_without_the_level_never_has_it_but_random_search_that_was_ended(monkeypatch, rival, ratio, shown):
+    found = speed_search.Search(30.0, [(5.0, 0.3), (10.0, 0.1)]), speed_search.Search(40.0, [(20.0, 0.3)])
+    monkeypatch.setattr(speed_search, "ours", lambda *_: found[0])
+    monkeypatch.setattr(speed_search, "theirs", lambda *_: found[1])
+    row = speed_search.whole_search(rival, speed_search.Task("wine", 0.2, 3, level=0.2), 2, range(1))
+    assert row.values == [ratio]
+    assert row.show(row.median) == shown
+    assert row.details["theirs_s"] == [None]
 
 
 @pytest.mark.cluster

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 
 import h5py
+import numpy as np
+import pandas as pd
 import pytest
 
 from tests.data.test_splits import some_table
@@ -63,6 +65,15 @@ def test_the_best_trial_is_taken_where_none_is_named(run, tmp_path, capsys):
     assert result["validation_rmse"] == pytest.approx(best.value, rel=1e-5)
 
 
+def test_inference_takes_more_steps_where_they_serve_as_that_of_a_search_s_winner_does(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(300, 2)) @ rng.normal(size=(2, 8))
+    pd.DataFrame(x).add_prefix("x").to_csv(tmp_path / "plane.csv", index=False)
+    slow = ["--set=model.inference_start=zeros", "--set=infer.n_steps=3", "--set=train.n_epochs=30"]
+    result = train(capsys, tmp_path / "plane.csv", *FAST, *slow, "-o", tmp_path / "model")
+    assert result["config"]["infer"]["n_steps"] == load_artifact(tmp_path / "model").config.infer.n_steps == 12
+
+
 @pytest.mark.parametrize("suffix", ["toml", "json"])
 def test_the_command_line_beats_the_file(tmp_path, capsys, suffix):
     path = tmp_path / f"config.{suffix}"
@@ -118,14 +129,21 @@ def test_an_interrupt_leaves_nothing_half_written(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_run_whose_table_has_changed_is_refused(run, tmp_path):
+@pytest.mark.parametrize(
+    ("part", "name", "value", "error", "words"),
+    [
+        ("dataset", "sha256", "0" * 64, DataError, "not the table of"),
+        ("data", "n_validation", 40, ConfigError, "n_validation 40 and now 18.*Use that one, or search again"),
+    ],
+)
+def test_a_run_of_another_table_or_of_other_splits_is_refused(run, tmp_path, part, name, value, error, words):
     moved = tmp_path / "moved"
     moved.mkdir()
     settings = json.loads((run / "settings.json").read_text())
-    settings["dataset"]["sha256"] = "0" * 64
+    settings[part][name] = value
     write_json(moved / "settings.json", settings)
     (moved / "study.log").write_bytes((run / "study.log").read_bytes())
-    with pytest.raises(DataError, match="not the table of"):
+    with pytest.raises(error, match=words):
         main(["--from", str(moved), "-o", str(tmp_path / "model")])
 
 

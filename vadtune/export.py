@@ -129,7 +129,7 @@ def describe(winner: "Winner") -> Nested:
         "trial": winner.trial.number,
         "artifact": str(winner.folder),
         "files": sorted(path.name for path in winner.folder.iterdir()),
-        validation_name(winner.tested.artifact.dataset["unit"]): winner.trial.value,
+        validation_name(winner.tested.artifact.dataset["unit"]): winner.tested.validation_error,
         "test_rmse": scores.rmse,
         "test_rmse_minmax": scores.rmse_minmax,
         **mixed_scores(scores),
@@ -139,8 +139,8 @@ def describe(winner: "Winner") -> Nested:
 
 def sentence(winner: "Winner") -> str:
     """The same for a person."""
-    measure = cli.MEASURES[winner.tested.artifact.dataset["unit"]]
-    scores = f"validation {measure} {winner.trial.value:.4f}, test {measure} {winner.tested.scores.objective:.4f}"
+    tested, measure = winner.tested, cli.MEASURES[winner.tested.artifact.dataset["unit"]]
+    scores = f"validation {measure} {tested.validation_error:.4f}, test {measure} {tested.scores.objective:.4f}"
     return f"trial {winner.trial.number}: {winner.folder} ({scores})"
 
 

@@ -29,6 +29,8 @@ EXAMPLES = """\
   python -m vadtune.train mnist --config third.json -o models/third
 
 Without --config and --from, the first point of the default search space is trained. The command line beats the file.
+Hidden cells of validation rows choose the epoch, and whether inference takes more than infer.n_steps: up to four times
+as many, as that of a search's winner.
 --reference-output writes what the VAD paper's code writes: results.json, pred.h5 (y_pred, all cells of the test rows,
 in the table's units) and final_latents.h5 (latents of the test rows, train_latents)."""
 
@@ -71,7 +73,7 @@ def train(args: argparse.Namespace) -> int:
     """Train, score, export, print."""
     from vadtune.training.artifact import save_artifact
     from vadtune.training.device import resolve_device
-    from vadtune.tuning.conclude import scored, validation_name
+    from vadtune.tuning.conclude import artifact_of, score_artifact, validation_name
     from vadtune.tuning.trial_runs import TrialRuns
 
     began = time.monotonic()
@@ -84,7 +86,7 @@ def train(args: argparse.Namespace) -> int:
         TrialRuns().prepare_process(config.seed, past.n_threads)
     run, value = fit(config, problem, device, past.rungs if past else None)
     metrics = {validation_name(problem.table.unit): value, "epoch": run.best_epoch}
-    tested = scored(config, run.best_model(), problem, metrics)
+    tested = score_artifact(artifact_of(config, run.best_model(), problem, metrics), problem)
     artifact, x_hat = tested.artifact, tested.x_hat
     save_artifact(artifact, args.output)
     document = describe(artifact, args.output, run) | {"seconds": round(time.monotonic() - began, 1)}
@@ -245,7 +247,7 @@ def describe(artifact: "Artifact", folder: Path, run: "TrialRun") -> Nested:
 
 
 def _latents(artifact: "Artifact", x: "FloatArray") -> "FloatArray":
-    from vadtune.training.trainer import as_tensor
+    from vadtune.models.objective import as_tensor
 
     latents: FloatArray = artifact.posterior(as_tensor(x)).mean.cpu().numpy()
     return latents

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from vadtune.data import normal
 from vadtune.data.codec import Codec
-from vadtune.data.normal import MOST_COLUMNS, N_STEPS, RIDGE, Normal, principal_components
+from vadtune.data.normal import MOST_COLUMNS, N_STEPS, RIDGE, MultivariateNormal, column_means, principal_components
 from vadtune.data.splits import DataConfig, Rows, split
 from vadtune.data.tables import Column, Table
 
@@ -18,7 +18,7 @@ tables = hnp.arrays(np.float64, st.tuples(st.integers(1, 12), st.integers(1, 6))
 
 
 def complete(x):
-    return Normal.fit(x).complete(x)
+    return MultivariateNormal.fit(x).complete(x)
 
 
 def correlated(n_rows: int, n_columns: int, missing_rate: float, seed: int = 0) -> np.ndarray:
@@ -189,6 +189,17 @@ def test_rows_are_completed_by_a_normal_that_is_fitted_once():
     assert np.array_equal(rows.components, principal_components(rows.completed()))
 
 
+def test_rows_are_completed_once_to_be_projected_on_their_components(monkeypatch):
+    rows, calls = Rows(correlated(20, 3, 0.4)), []
+    completed = rows.completed()
+    components = principal_components(completed)
+    monkeypatch.setattr(MultivariateNormal, "complete", lambda *_: calls.append(1) or completed)
+    assert np.array_equal(rows.projected(2), completed @ components[:, :2])
+    assert np.array_equal(rows.components, components)
+    assert len(calls) == 1
+    assert rows.projected(9).shape == (20, 3)
+
+
 def test_what_varies_by_less_than_a_thousandth_of_the_first_component_is_no_component():
     rng = np.random.default_rng(0)
     rotation, scores = (np.linalg.qr(rng.standard_normal((n, 4)))[0] for n in (4, 30))
@@ -224,3 +235,9 @@ def test_hidden_cells_do_not_matter():
     after = split(Table("t", "test", altered, columns), config)
     assert (after.train.truth[~np.isnan(after.train.truth)] > 1e3).all()
     assert np.array_equal(before.train.rows.completed(), after.train.rows.completed())
+
+
+def test_column_means_are_over_observed_cells_in_the_precision_of_the_table():
+    x = np.array([[1, NAN, NAN], [3, 5, NAN]], dtype=np.float32)
+    assert column_means(x).tolist() == [2.0, 5.0, 0.0]
+    assert column_means(x).dtype == np.float32

@@ -58,7 +58,9 @@ def test_each_column_has_its_place_among_the_outputs():
 
 def test_latents_can_begin_at_the_principal_components_of_codes():
     rows, model = Rows(X, CODEC), VADConfig(latent_dim=3, latent_init="pca").build(CODEC)
-    latents = model.training_posteriors(rows, batch_of(X), torch.Generator()).all().mean.numpy()
+    posteriors = model.training_posteriors(batch_of(X))
+    model.begin(posteriors, rows, batch_of(X), torch.Generator())
+    latents = posteriors.all().mean.numpy()
     expected = np.linalg.svd(rows.completed(), full_matrices=False)[0][:, :3] * np.sqrt(len(X))
     np.testing.assert_allclose(latents, expected * np.sign((latents * expected).sum(0)), atol=1e-4)
 

@@ -34,7 +34,8 @@ def test_variances_of_wild_inputs_stay_finite():
 def test_training_posteriors_are_the_encoder_s_and_hold_no_weights_of_their_own():
     model, x = VAEConfig(latent_dim=3).build(4), normal(6, 4)
     batch = Batch.of(x)
-    posteriors = model.training_posteriors(Rows(x.numpy()), batch, torch.Generator())
+    posteriors = model.training_posteriors(batch)
+    model.begin(posteriors, Rows(x.numpy()), batch, torch.Generator())
     assert not list(posteriors.parameters())
     assert not posteriors.state_dict()
     index = torch.tensor([4, 1])

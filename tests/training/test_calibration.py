@@ -10,15 +10,19 @@ from scipy.special import ndtr
 from torch.nn.functional import softplus
 
 from tests.models.examples import linear_vad, normal
+from tests.small_runs import SETTINGS, train_small
+from tests.tuning.test_refit import mixed_problem
 from vadtune.data.codec import Codec
 from vadtune.data.metrics import half_width
 from vadtune.data.splits import Holdout, Rows, Scaler
 from vadtune.data.tables import Column, Table
 from vadtune.models.config import DecoderConfig, VADConfig
+from vadtune.settings import merge
 from vadtune.training.artifact import Artifact, load_artifact, save_artifact
 from vadtune.training.calibration import calibrated, calibration, crps
 from vadtune.training.config import InferConfig, TrialConfig
 from vadtune.training.fill import Filler
+from vadtune.training.inference import with_curvature
 
 
 @pytest.mark.parametrize(("error", "std"), [(0.0, 1.0), (0.7, 0.3), (-2.0, 1.5)])
@@ -150,3 +154,15 @@ def test_draws_of_codes_are_right_as_often_as_their_chances_say():
 def test_the_temperature_of_few_codes_stays_near_one():
     artifact, holdout = too_sure_of_codes(1.0, n_rows=2)
     assert 0.5 <= calibrated(artifact, holdout).temperature <= 2
+
+
+def test_numbers_and_codes_are_calibrated_by_variances_that_are_sought_once(tmp_path, monkeypatch):
+    problem, calls = mixed_problem(), []
+    found = load_artifact(train_small(problem, tmp_path / "m", merge(SETTINGS, {"infer": {"method": "lbfgs"}})))
+    monkeypatch.setattr(
+        "vadtune.training.calibration.with_curvature", lambda *args: calls.append(1) or with_curvature(*args)
+    )
+    again = calibrated(found, problem.splits.validation)
+    assert (again.spread, again.temperature) == (found.spread, found.temperature)
+    assert 1 not in (again.spread, again.temperature)
+    assert len(calls) == 1

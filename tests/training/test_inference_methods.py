@@ -23,7 +23,9 @@ def example(**settings: object) -> tuple[torch.nn.Module, Batch]:
 
 def posteriors_of(model: torch.nn.Module, train: Batch) -> LatentTable:
     x = torch.where(train.observed > 0, train.x, torch.nan)
-    return model.training_posteriors(Rows(x.numpy()), train, torch.Generator().manual_seed(0))
+    posteriors = model.training_posteriors(train)
+    model.begin(posteriors, Rows(x.numpy()), train, torch.Generator().manual_seed(0))
+    return posteriors
 
 
 @pytest.mark.parametrize(("method", "rate", "n_steps"), [("adam", 0.02, 1500), ("sgd", 0.02, 1500)])

@@ -4,16 +4,20 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from tests.data.test_splits import table_of
-from tests.small_runs import SETTINGS, train_small, wine
+from tests.small_runs import SETTINGS, fitted, train_small, wine
+from vadtune.data.metrics import rmse
 from vadtune.data.problem import Problem
 from vadtune.data.splits import DataConfig, Holdout, Rows, split
-from vadtune.settings import merge
+from vadtune.settings import merge, parse
 from vadtune.training import patience
 from vadtune.training.artifact import load_artifact
 from vadtune.training.calibration import hidden_rows
+from vadtune.training.config import TrialConfig
 from vadtune.training.patience import patient
+from vadtune.tuning.conclude import artifact_of, score_artifact
 
 
 @pytest.fixture(scope="module")
@@ -39,16 +43,36 @@ def test_steps_double_as_long_as_that_lowers_the_error_by_a_percent(artifact, mo
     assert not left
 
 
-def test_where_columns_determine_each_other_more_steps_are_taken(tmp_path):
+def slow():
+    """A model of columns that determine each other, whose inference takes few steps; and its validation error."""
     rng = np.random.default_rng(0)
     table, data = table_of(rng.normal(size=(300, 2)) @ rng.normal(size=(2, 8))), DataConfig(dataset="t")
     problem = Problem(table, data, split(table, data))
-    slow = {"model": {"inference_start": "zeros"}, "train": {"n_epochs": 30}, "infer": {"n_steps": 3}}
-    found = load_artifact(train_small(problem, tmp_path / "model", merge(SETTINGS, slow)))
+    few = {"model": {"inference_start": "zeros"}, "train": {"n_epochs": 30}, "infer": {"n_steps": 3}}
+    config = parse(TrialConfig, merge(SETTINGS, few), "test")
+    run = fitted(config, problem)
+    error = run.finish()
+    return artifact_of(config, run.best_model(), problem, {"validation_rmse": error}), problem, error
+
+
+def test_where_columns_determine_each_other_more_steps_are_taken():
+    found, problem, _ = slow()
     longer = patience._longer(found)
     errors = [patience._error(a, problem.splits.validation) for a in (found, longer, patience._longer(longer))]
     assert errors[2] < 0.9 * errors[1] < 0.9**2 * errors[0]
     assert n_steps(patient(found, problem.splits.validation)) == [12]
+
+
+def test_the_validation_error_beside_a_model_is_that_of_the_steps_that_it_takes(artifact):
+    found, problem, error = slow()
+    tested, validation = score_artifact(found, problem), problem.splits.validation
+    x_hat = tested.artifact.reconstruct(torch.from_numpy(validation.rows.x)).numpy()
+    assert tested.validation_error == tested.artifact.metrics["validation_rmse"]
+    assert tested.validation_error == pytest.approx(rmse(x_hat, validation.truth))
+    assert tested.validation_error < 0.8 * error
+    # Of a model that keeps its steps nothing is inferred again.
+    kept = replace(artifact, metrics={"validation_rmse": 7.0})
+    assert score_artifact(kept, wine()).validation_error == 7.0
 
 
 def test_what_is_not_hidden_tells_nothing(artifact):

@@ -6,6 +6,7 @@ import torch
 
 from tests.training.examples import THOROUGH, change, holdout, low_rank, rmse, small
 from vadtune.data.codec import Codec
+from vadtune.data.normal import MultivariateNormal
 from vadtune.data.splits import Holdout, Rows
 from vadtune.errors import DataError, Diverged
 from vadtune.models.objective import Batch
@@ -18,6 +19,8 @@ TRIALS = {
     "vad free adam": small(),
     "vad point plateau sgd": change(small(posterior="point"), "train", schedule="plateau", optimizer="sgd"),
     "vad fixed dropout": small(posterior="fixed", decoder=DROPOUT),
+    "vad pca": small(latent_init="pca", inference_start="pca"),
+    "vad linear": small(inference_start="linear"),
     "vad noise per column": change(small(noise={"kind": "per_column"}), "train", schedule="cosine", weight_decay=0.1),
     "vae dropout": small("vae", encoder=DROPOUT, decoder=DROPOUT),
     "vae refined": small("vae", refinement_steps=4),
@@ -52,6 +55,20 @@ def test_a_saved_trial_goes_on_to_the_digit(config, tmp_path):
     assert (rest.best_epoch, rest.best_rmse) == (whole.best_epoch, whole.best_rmse)
     assert rest.finish() == whole.finish()
     assert vars(rest.trainer.plateau) == vars(whole.trainer.plateau)
+
+
+def test_a_trial_that_goes_on_does_not_look_for_its_first_latents_again(tmp_path, monkeypatch):
+    config = TRIALS["vad pca"]
+    run = start(config)
+    run.advance(1)
+    run.save(tmp_path)
+    calls, complete = [], MultivariateNormal.complete
+    monkeypatch.setattr(MultivariateNormal, "complete", lambda *args: calls.append(1) or complete(*args))
+    TrialRun.load(tmp_path, Rows(TRAIN.x.numpy()), holdout(VALIDATION)).advance(2)
+    assert not calls
+    # One that begins completes its rows once, for its latents and for those of unseen rows.
+    start(config)
+    assert len(calls) == 1
 
 
 def test_a_trial_can_be_saved_before_its_first_epoch(tmp_path):

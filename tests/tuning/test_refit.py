@@ -17,14 +17,15 @@ from vadtune.data.problem import Problem
 from vadtune.data.splits import DataConfig, split
 from vadtune.errors import ArtifactError, ConfigError, NoUsableTrial
 from vadtune.evaluate import main as evaluate
+from vadtune.models.objective import as_tensor
 from vadtune.settings import parse
 from vadtune.training.artifact import load_artifact, save_artifact
 from vadtune.training.config import TrialConfig
 from vadtune.training.decoder_export import add_torch
 from vadtune.training.fitting import fit_to_the_end
-from vadtune.training.trainer import Trainer, as_tensor
+from vadtune.training.trainer import Trainer
 from vadtune.tuning import fits as where
-from vadtune.tuning.conclude import Winner, export_trial, scored
+from vadtune.tuning.conclude import Winner, artifact_of, export_trial, score_artifact
 from vadtune.tuning.fits import Fit, Fitter
 from vadtune.tuning.past_run import open_run
 from vadtune.tuning.plan import Plan
@@ -55,7 +56,7 @@ def winner(tmp_path_factory):
     run = fitted(config, problem)
     trial = BestTrial(number=0, value=run.finish(), epoch=run.best_epoch, params={}, checkpoint=None, is_complete=True)
     metrics = {"validation_error": trial.value, "trial": 0, "epoch": trial.epoch}
-    tested = scored(config, run.best_model(), problem, metrics)
+    tested = score_artifact(artifact_of(config, run.best_model(), problem, metrics), problem)
     folder = save_artifact(tested.artifact, tmp_path_factory.mktemp("w") / "best")
     return Winner(trial, tested, folder), problem
 

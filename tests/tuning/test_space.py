@@ -210,6 +210,11 @@ MISTAKES = {
         "model.posterior = {choices = ['free', 'fixed']}",
         ["model.posterior is never 'fixd'"],
     ),
+    "a condition on a value with rows": (
+        "train.n_epochs = {value = 300, rows = 2000}\n"
+        "train.learning_rate = {low = 1e-3, high = 1e-2, when = {'train.n_epochs' = 300}}",
+        ["train.learning_rate: when names train.n_epochs", "differs from table to table"],
+    ),
     "conditions that wait for each other": (
         "model.log_var = {choices = [1.0], when = {'model.posterior' = 'a'}}\n"
         "model.posterior = {choices = ['a'], when = {'model.log_var' = 1.0}}",

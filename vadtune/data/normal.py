@@ -24,7 +24,7 @@ MOST_NUMBERS = 2**21  # in one array of many matrices
 
 
 @dataclass(frozen=True, eq=False)
-class Normal:
+class MultivariateNormal:
     """A multivariate normal of E columns.
 
     Attributes:
@@ -36,7 +36,7 @@ class Normal:
     covariance: FloatArray | None
 
     @classmethod
-    def fit(cls, x: FloatArray) -> "Normal":
+    def fit(cls, x: FloatArray) -> "MultivariateNormal":
         """Fit to rows, or to some of them, if they are many.
 
         Args:
@@ -44,7 +44,7 @@ class Normal:
         """
         n_rows, n_columns = x.shape
         if n_columns > MOST_COLUMNS:
-            return cls(_centred(x)[1], None)
+            return cls(column_means(x), None)
         n_seen = int(max(MOST_WORK / n_columns**3, LEAST_ROWS_EACH * n_columns))
         every = max(1, n_rows // n_seen)
         return cls(*_fit(x[::every].astype(np.float64)))
@@ -62,10 +62,16 @@ class Normal:
         filled = np.empty(x.shape, dtype=np.float32)
         for part in _parts(*x.shape):
             if self.covariance is None:
-                filled[part] = np.where(np.isnan(x[part]), 0, x[part] - self.mean)
+                filled[part] = _centred(x[part], self.mean)
             else:
                 filled[part] = _expect(x[part], self.mean, self.covariance)[0]
         return filled
+
+
+def column_means(x: FloatArray) -> FloatArray:
+    """Mean of the observed cells of each column, `(D,)`; 0 for a column without any."""
+    seen = ~np.isnan(x)
+    return np.asarray(np.where(seen, x, 0).sum(0) / np.maximum(seen.sum(0), 1), x.dtype)
 
 
 def principal_components(centred: FloatArray) -> FloatArray:
@@ -88,7 +94,8 @@ def _fit(x: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Mean `(E,)` and covariance `(E, E)` by expectation maximisation."""
     n_rows, n_columns = x.shape
     ridge = RIDGE * np.eye(n_columns)
-    centred, mean = _centred(x)
+    mean = column_means(x)
+    centred = _centred(x, mean)
     covariance = centred.T @ centred / n_rows + ridge
     for _ in range(N_STEPS):
         second = np.zeros_like(covariance)
@@ -104,11 +111,9 @@ def _fit(x: FloatArray) -> tuple[FloatArray, FloatArray]:
     return mean, covariance
 
 
-def _centred(x: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Rows less the means of what is observed of each column, 0 in holes; these means."""
-    seen = ~np.isnan(x)
-    mean = np.where(seen, x, 0).sum(0) / np.maximum(seen.sum(0), 1)
-    return np.where(seen, x - mean, 0), mean
+def _centred(x: FloatArray, mean: FloatArray) -> FloatArray:
+    """Rows less the mean, 0 in holes."""
+    return np.where(np.isnan(x), 0, x - mean)
 
 
 def _expect(
@@ -119,8 +124,7 @@ def _expect(
     The observed part of each covariance is solved for; cells that are not observed stand in it as if of unit variance
     and independent, so that all matrices have one shape.
     """
-    seen = ~np.isnan(x)
-    centred = np.where(seen, x - mean, 0.0)
+    seen, centred = ~np.isnan(x), _centred(x, mean)
     observed = covariance * (seen[:, :, None] & seen[:, None, :])
     diagonal = np.einsum("nii->ni", observed)
     diagonal += ~seen

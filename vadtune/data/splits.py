@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from vadtune.data.codec import Codec
 from vadtune.data.declared import NOTHING, Declared
 from vadtune.data.masks import Mcar, Mechanism
-from vadtune.data.normal import Normal, principal_components
+from vadtune.data.normal import MultivariateNormal, principal_components
 from vadtune.data.tables import BoolArray, Column, FloatArray, IntArray, Table, Unit
 from vadtune.errors import ConfigError, DataError
 from vadtune.settings import Settings
@@ -70,14 +70,23 @@ class Rows:
         return self.x if self.codec is None else self.codec.encode(self.x)
 
     @cached_property
-    def normal(self) -> Normal:
+    def normal(self) -> MultivariateNormal:
         """Fitted to what is observed, once for all trials of a process."""
-        return Normal.fit(self.encoded)
+        return MultivariateNormal.fit(self.encoded)
 
     @cached_property
     def components(self) -> FloatArray:
         """`(E, R)` principal components of the completed rows, once for all trials of a process."""
         return principal_components(self.completed())
+
+    def projected(self, n_components: int) -> FloatArray:
+        """`(N, n_components or R)` float32: the completed rows on their first components."""
+        completed = self.completed()
+        if "components" not in vars(self):
+            # Of these rows, which are kept nowhere: they are as large as the table.
+            vars(self)["components"] = principal_components(completed)
+        projected: FloatArray = completed @ self.components[:, :n_components]
+        return projected
 
     def completed(self) -> FloatArray:
         """`(N, E)` float32, centred, holes filled with what the normal expects."""

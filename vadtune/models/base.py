@@ -136,8 +136,19 @@ class Model(nn.Module, ABC):
         """Whether each row learns the variances of its posterior."""
 
     @abstractmethod
-    def training_posteriors(self, rows: Rows, train: Batch, rng: torch.Generator) -> TrainingPosteriors:
-        """Fresh posteriors for the training rows, which come as they are and as the model's `batch` of them."""
+    def training_posteriors(self, train: Batch) -> TrainingPosteriors:
+        """Posteriors for the training rows, to `begin` or to be restored."""
+
+    @abstractmethod
+    def begin(self, posteriors: TrainingPosteriors, rows: Rows, train: Batch, rng: torch.Generator) -> None:
+        """Learn of the training rows what is wanted before the first epoch, and set their first posteriors.
+
+        Args:
+            posteriors: What `training_posteriors` gave.
+            rows: The training rows as they are.
+            train: The model's `batch` of them.
+            rng: Of what is random in them.
+        """
 
     @abstractmethod
     def start(self, batch: Batch) -> Posterior:

@@ -55,6 +55,10 @@ class LatentTable(TrainingPosteriors):
         self.register_buffer("n_updates", torch.zeros(len(mean)))
         self._asked: tuple[Tensor, Tensor, Tensor] | None = None
 
+    def begin_at(self, mean: Float[Tensor, "N L"]) -> None:
+        """Set all means."""
+        self.table[:, 0, : self.latent_dim] = mean
+
     def of(self, index: Int[Tensor, " B"], batch: Batch) -> Posterior:  # noqa: ARG002  an encoder would read the batch
         """Posteriors of the rows `index`, as leaves that collect gradients."""
         state = self.table.index_select(0, index)
@@ -113,8 +117,8 @@ def initial_latents(
         return mean
     if kind == "normal":
         return mean.normal_(std=SMALL_STD, generator=rng)
-    components = rows.components[:, :latent_dim]
-    mean[:, : components.shape[1]] = torch.from_numpy(rows.completed() @ components)
+    projected = torch.from_numpy(rows.projected(latent_dim))
+    mean[:, : projected.shape[1]] = projected
     return mean
 
 

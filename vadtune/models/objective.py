@@ -10,9 +10,17 @@ the KL term in closed form: Kingma and Welling (2014), Auto-Encoding Variational
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from vadtune.data.tables import FloatArray
+
+
+def as_tensor(x: FloatArray) -> Float[Tensor, "N D"]:
+    """A copy of rows as float32: arrays of the object store are read-only."""
+    return torch.tensor(np.asarray(x), dtype=torch.float32)
 
 
 @dataclass(frozen=True, eq=False)

@@ -35,8 +35,11 @@ class Start(nn.Module, ABC):
         super().__init__()
         self.latent_dim = latent_dim
 
-    def see(self, rows: Rows, train: Batch) -> LatentRegression | None:  # noqa: ARG002  most need nothing of them
-        """Learn from the training rows, before the first epoch; regress their latents on them, where that is wanted."""
+    def see(self, rows: Rows) -> None:
+        """Learn from the training rows, before the first epoch."""
+
+    def regression(self, train: Batch) -> LatentRegression | None:  # noqa: ARG002  most want none
+        """Of the latents of the training rows on these, where `remember` wants it."""
         return None
 
     def remember(self, posteriors: LatentTable) -> None:
@@ -91,8 +94,8 @@ class Train(Start):
         return self._zeros(batch) + self.latent_mean + self.latent_std * self._draw(batch)
 
 
-class PCA(Start):
-    """The mean-filled row, projected on the principal components of the training rows."""
+class Projection(Start):
+    """The mean-filled row, projected."""
 
     column_mean: Float[Tensor, " E"]
     projection: Float[Tensor, "E L"]
@@ -102,33 +105,35 @@ class PCA(Start):
         self.register_buffer("column_mean", torch.zeros(n_outputs))
         self.register_buffer("projection", torch.zeros(n_outputs, latent_dim))
 
-    def see(self, rows: Rows, train: Batch) -> LatentRegression | None:
-        """Find the components: those on which latents may begin, see `initial_latents`."""
-        self.column_mean = torch.from_numpy(rows.normal.mean).to(train.x)
-        components = torch.from_numpy(rows.components[:, : self.latent_dim])
-        self.projection = torch.zeros_like(self.projection, device=train.x.device)
-        self.projection[:, : components.shape[1]] = components
-        return None
-
     def mean(self, batch: Batch, decoder: Decoder, likelihood: Likelihood) -> Float[Tensor, "N L"]:  # noqa: ARG002
         """The projection."""
         return (batch.x - batch.observed * self.column_mean) @ self.projection
 
 
-class Linear(PCA):
+class PCA(Projection):
+    """The mean-filled row, projected on the principal components of the training rows."""
+
+    def see(self, rows: Rows) -> None:
+        """Find the components: those on which latents may begin, see `initial_latents`."""
+        components = torch.from_numpy(rows.components[:, : self.latent_dim])
+        self.column_mean.copy_(torch.from_numpy(rows.normal.mean))
+        self.projection[:, : components.shape[1]] = components
+
+
+class Linear(Projection):
     """What a ridge regression of the training latents makes of the mean-filled row.
 
     On MNIST digits 40 steps from there come as far as 100 from zeros.
     """
 
-    def see(self, rows: Rows, train: Batch) -> LatentRegression:  # noqa: ARG002
-        """Find the means; there are no latents yet."""
-        self.column_mean = column_means(train)
-        return LatentRegression(train, self.column_mean)
+    def regression(self, train: Batch) -> LatentRegression:
+        """On the mean-filled rows."""
+        return LatentRegression(train, column_means(train))
 
     def remember(self, posteriors: LatentTable) -> None:
         """Regress them on their rows."""
         assert posteriors.regression is not None
+        self.column_mean = posteriors.regression.column_mean
         self.projection = posteriors.regression.fit(posteriors.all().mean)
 
 

@@ -29,11 +29,17 @@ class VAD(Model):
         if config.posterior != "point":
             self.register_buffer("latent_log_var", torch.full((config.latent_dim,), config.log_var))
 
-    def training_posteriors(self, rows: Rows, train: Batch, rng: torch.Generator) -> LatentTable:
+    def training_posteriors(self, train: Batch) -> LatentTable:
         """A table of latents, one row for each training row."""
-        config, regression = self.config, self.beginning.see(rows, train)
-        mean = initial_latents(config.latent_init, rows, train, config.latent_dim, rng)
-        return LatentTable(mean, config.posterior, config.log_var, config.latent_optimizer, regression)
+        config, regression = self.config, self.beginning.regression(train)
+        zeros = train.x.new_zeros(len(train), config.latent_dim)
+        return LatentTable(zeros, config.posterior, config.log_var, config.latent_optimizer, regression)
+
+    def begin(self, posteriors: TrainingPosteriors, rows: Rows, train: Batch, rng: torch.Generator) -> None:
+        """Set the first latents; see the rows for where inference begins."""
+        assert isinstance(posteriors, LatentTable)
+        posteriors.begin_at(initial_latents(self.config.latent_init, rows, train, self.config.latent_dim, rng))
+        self.beginning.see(rows)
 
     @torch.no_grad()
     def start(self, batch: Batch) -> Posterior:

@@ -33,9 +33,12 @@ class VAE(Model):
         """The encoder's answer."""
         return encode(self.encoder, batch)
 
-    def training_posteriors(self, rows: Rows, train: Batch, rng: torch.Generator) -> "Amortized":  # noqa: ARG002
+    def training_posteriors(self, train: Batch) -> "Amortized":  # noqa: ARG002
         """The encoder itself: it learns with the network's optimizer and holds nothing of any row."""
         return Amortized(self.encoder)
+
+    def begin(self, posteriors: TrainingPosteriors, rows: Rows, train: Batch, rng: torch.Generator) -> None:
+        """Nothing: the encoder is there."""
 
     def remember(self, posteriors: TrainingPosteriors) -> None:
         """Nothing: the encoder knows where to begin."""

@@ -10,12 +10,11 @@ from scipy.special import ndtr
 from vadtune.data.metrics import LEVELS, half_width
 from vadtune.data.splits import Holdout, Rows
 from vadtune.data.tables import FloatArray
-from vadtune.models.objective import Posterior
+from vadtune.models.objective import Posterior, as_tensor
 from vadtune.settings import Nested
 from vadtune.training.artifact import Artifact
 from vadtune.training.fill import latents_at, std_of_cells
 from vadtune.training.inference import with_curvature
-from vadtune.training.trainer import as_tensor
 
 # So many hidden cells say a spread to a few percent, if they are of rows enough: those of one row are wrong together.
 N_CELLS = 2000
@@ -42,7 +41,9 @@ def calibration(artifact: Artifact, posterior: Posterior, x_hat: FloatArray, hol
 
     Source: Gneiting and Raftery (2007), Strictly proper scoring rules, JASA 102 (the CRPS of a normal).
     """
-    codec, std = artifact.model.codec, _std(artifact, posterior, holdout)
+    codec = artifact.model.codec
+    wide = with_curvature(artifact.model, as_tensor(holdout.rows.x), posterior)
+    std = std_of_cells(artifact, wide, np.random.default_rng(0))
     hidden = ~np.isnan(holdout.truth)
     numbers, codes = np.zeros_like(hidden), np.zeros_like(hidden)
     numbers[:, codec.numbers], codes[:, codec.coded] = hidden[:, codec.numbers], hidden[:, codec.coded]
@@ -84,9 +85,11 @@ def calibrated(artifact: Artifact, holdout: Holdout) -> Artifact:
     holdout = hidden_rows(holdout)
     if not len(holdout.truth):
         return artifact
-    posteriors = artifact.posteriors(as_tensor(holdout.rows.x))
-    spread = _spread(artifact, posteriors, holdout)
-    return replace(artifact, spread=spread, temperature=_temperature(artifact, posteriors[0], holdout))
+    x = as_tensor(holdout.rows.x)
+    first, *others = artifact.posteriors(x)
+    first = with_curvature(artifact.model, x, first)
+    spread = _spread(artifact, [first, *others], holdout)
+    return replace(artifact, spread=spread, temperature=_temperature(artifact, first, holdout))
 
 
 def _spread(artifact: Artifact, posteriors: Sequence[Posterior], holdout: Holdout) -> float:
@@ -96,7 +99,7 @@ def _spread(artifact: Artifact, posteriors: Sequence[Posterior], holdout: Holdou
         return 1.0
     x_hat = artifact.estimate(posteriors).cpu().numpy()
     error = (holdout.truth - x_hat)[:, numbers][hidden].astype(np.float64)
-    std = _std(artifact, posteriors[0], holdout)[:, numbers][hidden]
+    std = std_of_cells(artifact, posteriors[0], np.random.default_rng(0))[:, numbers][hidden]
     return float(np.clip(np.sqrt(np.mean(np.square(error / std))), LEAST_SPREAD, MOST_SPREAD))
 
 
@@ -107,11 +110,10 @@ def _temperature(artifact: Artifact, posterior: Posterior, holdout: Holdout) -> 
     truth = model.batch(as_tensor(holdout.truth).to(posterior.mean.device))
     if np.isnan(np.delete(holdout.truth, model.gaussian, axis=1)).all():
         return 1.0
-    wide = with_curvature(model, as_tensor(holdout.rows.x), posterior)
     rng = torch.Generator().manual_seed(0)
     chances = torch.zeros(())
     for _ in range(N_DRAWS):
-        outputs = model.decoder(latents_at(wide, torch.randn(posterior.mean.shape, generator=rng)))
+        outputs = model.decoder(latents_at(posterior, torch.randn(posterior.mean.shape, generator=rng)))
         drawn = [model.likelihood.all_chances(outputs, truth, t).cpu() for t in TEMPERATURES]
         chances = chances + torch.stack(drawn) / N_DRAWS
     # What is not hidden has the chance 1. Few cells say little: then 1 is the likeliest temperature.
@@ -127,11 +129,6 @@ def hidden_rows(holdout: Holdout) -> Holdout:
     n_chosen = min(hiding.size, round(np.clip(share * hiding.size, LEAST_ROWS, MOST_ROWS)))
     some = hiding[np.linspace(0, hiding.size - 1, n_chosen).astype(np.intp)]
     return Holdout(Rows(holdout.rows.x[some], holdout.rows.codec), holdout.truth[some])
-
-
-def _std(artifact: Artifact, posterior: Posterior, holdout: Holdout) -> FloatArray:
-    wide = with_curvature(artifact.model, as_tensor(holdout.rows.x), posterior)
-    return std_of_cells(artifact, wide, np.random.default_rng(0))
 
 
 def crps(error: FloatArray, std: FloatArray) -> FloatArray:

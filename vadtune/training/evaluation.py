@@ -16,10 +16,9 @@ from vadtune.data.metrics import column_errors, mae, rmse, rmse_minmax
 from vadtune.data.splits import Holdout, Rows
 from vadtune.data.tables import FloatArray, IntArray
 from vadtune.errors import DataError
-from vadtune.models.objective import Posterior
+from vadtune.models.objective import Posterior, as_tensor
 from vadtune.training.artifact import Artifact
 from vadtune.training.inference import with_curvature
-from vadtune.training.trainer import as_tensor
 
 Arrays = dict[str, npt.NDArray[Any]]
 RATES = tuple(round(0.1 * step, 1) for step in range(1, 10))

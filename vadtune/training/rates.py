@@ -12,12 +12,11 @@ from vadtune.data.metrics import rmse
 from vadtune.data.splits import DataConfig, Holdout, Scaler, column_range, hold_out, split_rows, target_masks
 from vadtune.data.tables import BoolArray, FloatArray, IntArray, Table
 from vadtune.errors import ConfigError, DataError
-from vadtune.models.objective import Posterior
+from vadtune.models.objective import Posterior, as_tensor
 from vadtune.settings import Nested, parse
 from vadtune.training.artifact import Artifact
 from vadtune.training.calibration import calibration
 from vadtune.training.evaluation import score
-from vadtune.training.trainer import as_tensor
 
 MaskMode = Literal["fixed", "random"]
 # Rows of several rates are inferred together as long as they take no more memory than this many numbers.

@@ -18,11 +18,11 @@ from vadtune.data.splits import Holdout, Rows
 from vadtune.data.tables import FloatArray
 from vadtune.errors import Diverged
 from vadtune.models.base import Model
-from vadtune.models.objective import Posterior
+from vadtune.models.objective import Posterior, as_tensor
 from vadtune.settings import parse
 from vadtune.training.config import TrialConfig
 from vadtune.training.inference import infer, infer_further
-from vadtune.training.trainer import Trainer, as_tensor
+from vadtune.training.trainer import Trainer
 from vadtune.training.weights import load_model
 
 Tensors = dict[str, Tensor]
@@ -39,11 +39,14 @@ class TrialRun:
         train: What the model may see of the training rows.
         validation: Rows it may see, and the hidden cells it is scored on.
         device: `cpu` or `cuda:N`.
+        is_new: Whether it begins; `load` goes on with a saved one.
     """
 
-    def __init__(self, config: TrialConfig, train: Rows, validation: Holdout, device: str = "cpu") -> None:
+    def __init__(
+        self, config: TrialConfig, train: Rows, validation: Holdout, device: str = "cpu", *, is_new: bool = True
+    ) -> None:
         self.config = config
-        self.trainer = Trainer(config, train, torch.device(device))
+        self.trainer = Trainer(config, train, torch.device(device), is_new=is_new)
         self.validation = self.trainer.model.batch(as_tensor(validation.rows.x)).to(torch.device(device))
         self.truth = validation.truth
         self.warm: Posterior | None = None  # of the validation rows, from report to report
@@ -124,7 +127,7 @@ class TrialRun:
     def load(cls, folder: Path, train: Rows, validation: Holdout, device: str = "cpu") -> "TrialRun":
         """Go on with a saved trial on the same data."""
         state = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        run = cls(TrialConfig.model_validate(state["config"]), train, validation, device)
+        run = cls(TrialConfig.model_validate(state["config"]), train, validation, device, is_new=False)
         run._restore(state, load_file(folder / "run.safetensors", device=device))
         return run
 

@@ -2,16 +2,15 @@
 
 import math
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from vadtune.data.splits import Rows
-from vadtune.data.tables import FloatArray
 from vadtune.errors import Diverged
 from vadtune.models.base import Model, TrainingPosteriors
 from vadtune.models.dropout import dropping_by
 from vadtune.models.latents import column_means
+from vadtune.models.objective import as_tensor
 from vadtune.training.config import TrialConfig
 from vadtune.training.device import fitting_threads
 from vadtune.training.optimizers import SGD, AdamW, Optimizer
@@ -27,9 +26,10 @@ class Trainer:
         config: The trial; its seed decides weights, order of rows and noise.
         rows: Those to train on.
         device: Where to train.
+        is_new: Whether it begins; else its state is to be that of one that has been saved.
     """
 
-    def __init__(self, config: TrialConfig, rows: Rows, device: torch.device) -> None:
+    def __init__(self, config: TrialConfig, rows: Rows, device: torch.device, *, is_new: bool = True) -> None:
         self.settings = config.train
         self.rng = torch.Generator(device).manual_seed(config.seed)
         with torch.random.fork_rng(devices=[]):
@@ -38,7 +38,9 @@ class Trainer:
         self.batch = self.model.batch(as_tensor(rows.x)).to(device)
         self.model.start_at(column_means(self.batch))
         self.model.to(device)
-        self.posteriors: TrainingPosteriors = self.model.training_posteriors(rows, self.batch, self.rng).to(device)
+        self.posteriors: TrainingPosteriors = self.model.training_posteriors(self.batch).to(device)
+        if is_new:
+            self.model.begin(self.posteriors, rows, self.batch, self.rng)
         self.optimizer = OPTIMIZERS[self.settings.optimizer](self.model.parameters(), self.settings.weight_decay)
         self.plateau = Plateau()
         self.dropout_rng = torch.Generator(device)
@@ -93,8 +95,3 @@ class Trainer:
                 return self.plateau.factor
             case "constant":
                 return 1.0
-
-
-def as_tensor(x: FloatArray) -> Tensor:
-    """A copy of an array as float32: those of the object store are read-only."""
-    return torch.tensor(np.asarray(x), dtype=torch.float32)

@@ -17,6 +17,7 @@ from typing import ClassVar, final
 import numpy as np
 
 from vadtune.data.metrics import rmse
+from vadtune.data.normal import column_means
 from vadtune.data.tables import FloatArray
 
 INPUT = "seen.npz"
@@ -241,12 +242,6 @@ def _largest_components(centred: FloatArray, rank: int) -> tuple[FloatArray, Flo
     if wide:
         vectors = centred.T @ vectors / np.sqrt(np.maximum(variances * n_rows, 1e-12))
     return variances, vectors
-
-
-def column_means(x: FloatArray) -> FloatArray:
-    """Mean of the observed cells of each column, `(D,)`; 0 for a column without any."""
-    observed_mask = ~np.isnan(x)
-    return np.asarray(np.where(observed_mask, x, 0).sum(axis=0) / np.maximum(observed_mask.sum(axis=0), 1), x.dtype)
 
 
 METHODS: tuple[Baseline, ...] = (Mean(), Knn(), IterativePca(), Iterative())

@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 
 from vadtune.data.masks import Block, Mar, Mcar, Mnar, Pattern
+from vadtune.data.normal import column_means
 from vadtune.data.problem import Problem
 from vadtune.data.splits import Holdout
 from vadtune.data.storage import Storage
 from vadtune.data.tables import FloatArray
 from vadtune.errors import ConfigError
 from vadtune.models.base import Model
-from vadtune.models.objective import Posterior
+from vadtune.models.objective import Posterior, as_tensor
 from vadtune.settings import Nested
 from vadtune.training.artifact import Artifact, save_artifact
 from vadtune.training.calibration import calibrated, calibration
@@ -34,7 +35,6 @@ from vadtune.training.evaluation import (
 )
 from vadtune.training.patience import patient
 from vadtune.training.run import load_best_model
-from vadtune.training.trainer import as_tensor
 from vadtune.tuning.study import BestTrial
 
 # Curves over rates and mechanisms repeat the inference 13 times: enough cells for two digits are enough.
@@ -62,6 +62,12 @@ class Tested:
     scores: Scores
     calibration: Nested
 
+    @property
+    def validation_error(self) -> float:
+        """Over hidden validation cells, by the inference that the artifact has."""
+        error: float = self.artifact.metrics[validation_name(self.artifact.dataset["unit"])]
+        return error
+
 
 @dataclass(frozen=True, eq=False)
 class Winner:
@@ -74,7 +80,6 @@ class Winner:
         is_refitted: Whether the exported model has seen all rows.
         members: Weight in the average by trial number, of an ensemble.
         alone: The best trial's own scores, of an ensemble.
-        value: Its error over hidden validation cells.
     """
 
     trial: BestTrial
@@ -83,7 +88,6 @@ class Winner:
     is_refitted: bool = False
     members: Mapping[int, float] = field(default_factory=dict)
     alone: Scores | None = None
-    value: float | None = None
 
 
 def export_trial(trial: BestTrial, storage: Storage, problem: Problem, folder: Path) -> Winner:
@@ -112,12 +116,6 @@ def load_trial(trial: BestTrial, storage: Storage, problem: Problem) -> Artifact
     return artifact_of(config, model, problem, metrics)
 
 
-def scored(config: TrialConfig, model: Model, problem: Problem, metrics: Nested) -> Tested:
-    """Score a model on the test rows; its artifact's metrics are those given and the scores beside them."""
-    artifact = artifact_of(config, model, problem, metrics)
-    return score_calibrated(calibrated(artifact, problem.splits.validation), problem)
-
-
 def artifact_of(config: TrialConfig, model: Model, problem: Problem, metrics: Nested) -> Artifact:
     """A model of the problem's table, ready to be saved."""
     scaler, table = problem.splits.scaler, problem.table
@@ -125,9 +123,17 @@ def artifact_of(config: TrialConfig, model: Model, problem: Problem, metrics: Ne
 
 
 def score_artifact(artifact: Artifact, problem: Problem) -> Tested:
-    """Let validation rows say how long inference takes and how sure an artifact may be; score it on the test rows."""
+    """Let validation rows say how long inference takes and how sure an artifact may be; score it on the test rows.
+
+    Where inference takes more steps than it did in training, so does the validation error among the metrics.
+    """
     validation = problem.splits.validation
-    return score_calibrated(calibrated(patient(artifact, validation), validation), problem)
+    longer = patient(artifact, validation)
+    if longer is not artifact:
+        x_hat = longer.reconstruct(as_tensor(validation.rows.x)).cpu().numpy()
+        error = longer.model.codec.score(x_hat, validation.truth)
+        longer = replace(longer, metrics=longer.metrics | {validation_name(problem.table.unit): error})
+    return score_calibrated(calibrated(longer, validation), problem)
 
 
 def score_calibrated(artifact: Artifact, problem: Problem) -> Tested:
@@ -177,9 +183,7 @@ def _curves(artifact: Artifact, problem: Problem) -> Arrays:
         codec.score(x_hat, holdout.truth)
         for x_hat, holdout in zip(x_hats, [*over_rates, *over_mechanisms.values()], strict=True)
     ]
-    encoded = codec.encode(train)
-    n_known = np.maximum((~np.isnan(encoded)).sum(0), 1)
-    mean = np.broadcast_to(codec.decode(np.nansum(encoded, 0, keepdims=True) / n_known), known.shape)
+    mean = np.broadcast_to(codec.decode(column_means(codec.encode(train))[None]), known.shape)
     return {
         "rate_grid": np.array(RATES),
         "rate_rmse": np.array(errors[: len(RATES)]),

@@ -15,10 +15,10 @@ import torch
 from vadtune.data.problem import Problem
 from vadtune.data.storage import Storage
 from vadtune.data.tables import FloatArray
+from vadtune.models.objective import as_tensor
 from vadtune.training.artifact import Artifact, save_artifact
 from vadtune.training.evaluation import score
 from vadtune.training.run import load_expected
-from vadtune.training.trainer import as_tensor
 from vadtune.tuning.conclude import Winner, export_trial, load_trial, score_artifact, validation_name
 from vadtune.tuning.plan import Plan
 from vadtune.tuning.study import BestTrial, read_study, top_trials
@@ -104,7 +104,7 @@ def export_ensemble(
     alone = score(first.decode(tested.posterior).cpu().numpy(), test, problem.splits.column_range)
     members = {trials[place].number: weight for place, weight in weights.items()}
     saved = save_artifact(tested.artifact, folder)
-    return Winner(trials[0], tested, saved, members=members, alone=alone, value=value)
+    return Winner(trials[0], tested, saved, members=members, alone=alone)
 
 
 def _expected(trial: BestTrial, storage: Storage, problem: Problem) -> FloatArray:

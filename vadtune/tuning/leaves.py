@@ -65,6 +65,7 @@ class Fixed(Leaf):
     """One value, which is not drawn; with `rows` a whole number that is less where a table has more rows to train on.
 
     Each epoch of a larger table has more steps: 8 times the rows take a quarter of the epochs, but at least a fiftieth.
+    No condition may name such a value.
     """
 
     value: Any

@@ -16,6 +16,7 @@ from vadtune.tuning.space import Space
 from vadtune.tuning.study import BestTrial, best_trial, find_trial, read_study, top_trials
 
 FORMAT_VERSION = 1
+COUNTS = ("n_train", "n_validation", "n_test")
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ class PastRun:
 
         Raises:
             DataError: The table is not the one of the run any more.
+            ConfigError: This vadtune splits its rows otherwise: rows that trials were trained on would be scored.
         """
         recorded = {key: value for key, value in self.settings["data"].items() if key in DataConfig.model_fields}
         problem = load_problem(parse(DataConfig, recorded | (over or {}), str(self.folder)), data_dir)
@@ -73,6 +75,7 @@ class PastRun:
                 f"{problem.table.source}: not the table of {self.folder} (sha256 {problem.table.sha256[:12]}…, "
                 f"expected {expected[:12]}…). Give the file that was searched, or --data-dir."
             )
+        self._check_split(problem.describe())
         return problem
 
     def best(self) -> BestTrial:
@@ -99,6 +102,16 @@ class PastRun:
         config = Space.from_dict(self.settings["space"]).config(trials[number].params)
         config.setdefault("train", {})["n_epochs"] = self.max_epochs
         return config | {"seed": draw_seed(self.settings["search"]["seed"], number)}
+
+    def _check_split(self, about: Nested) -> None:
+        recorded = self.settings["data"]
+        counts = {name: (recorded[name], about[name]) for name in COUNTS if name in recorded}
+        if any(then != now for then, now in counts.values()):
+            told = ", ".join(f"{name} {then} and now {now}" for name, (then, now) in counts.items())
+            raise ConfigError(
+                f"{self.folder}: the vadtune that made it split the rows otherwise ({told}). Use that one, or search "
+                "again."
+            )
 
 
 def run_format(settings: Nested) -> str | None:

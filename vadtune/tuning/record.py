@@ -16,7 +16,7 @@ from vadtune.errors import ConfigError
 from vadtune.settings import Nested, read_json
 from vadtune.training.environment import hardware, versions
 from vadtune.tuning.database import Database, agreed_settings
-from vadtune.tuning.past_run import FORMAT_VERSION, run_format
+from vadtune.tuning.past_run import COUNTS, FORMAT_VERSION, run_format
 from vadtune.tuning.plan import Plan
 from vadtune.tuning.space import Space
 
@@ -24,7 +24,7 @@ from vadtune.tuning.space import Space
 def describe_run(command: str, plan: Plan, problem: Problem) -> Nested:
     """`settings.json`: everything resolved."""
     table, about = problem.table, problem.describe()
-    counts = {key: about[key] for key in ("n_train", "n_validation", "n_test")}
+    counts = {key: about[key] for key in COUNTS}
     return {
         "format_version": FORMAT_VERSION,
         "command": command,

@@ -59,7 +59,7 @@ def add_further_fits(winner: Winner, problem: Problem, fitter: Fitter) -> Winner
     again = replace(winner, tested=tested, folder=save_artifact(tested.artifact, winner.folder))
     if winner.alone is not None:
         return again
-    return replace(again, members={winner.trial.number: 1.0}, alone=winner.tested.scores, value=winner.trial.value)
+    return replace(again, members={winner.trial.number: 1.0}, alone=winner.tested.scores)
 
 
 def shared_out(n_fits: int, weights: Sequence[float]) -> list[tuple[int, int]]:

@@ -239,10 +239,14 @@ def _order(leaves: dict[str, Leaf], source: str, mistakes: list[str]) -> dict[st
     """Conditions before what they decide; the order of the file otherwise."""
     for path, leaf in leaves.items():
         for named, allowed in leaf.when.items():
-            if named not in leaves:
+            decider = leaves.get(named)
+            if decider is None:
                 hint = nearest(named, leaves)
                 mistakes.append(f"{source}: {path}: when names {named}, which is not in the space. {hint}")
-            elif not isinstance(leaves[named], Fixed) and not any(leaves[named].contains(value) for value in allowed):
+            elif isinstance(decider, Fixed) and decider.rows is not None:
+                differs = f"which differs from table to table. Drop the condition, or the rows of {named}."
+                mistakes.append(f"{source}: {path}: when names {named}, {differs}")
+            elif not isinstance(decider, Fixed) and not any(decider.contains(value) for value in allowed):
                 mistakes.append(f"{source}: {path}: {named} is never {' or '.join(repr(v) for v in allowed)}.")
     known = {path: [named for named in leaf.when if named in leaves] for path, leaf in leaves.items()}
     try:

@@ -76,9 +76,7 @@ def summarise_winner(winner: Winner) -> Nested:
     return {
         "trial": winner.trial.number,
         "params": winner.trial.params,
-        validation_name(winner.tested.artifact.dataset["unit"]): winner.trial.value
-        if winner.value is None
-        else winner.value,
+        validation_name(winner.tested.artifact.dataset["unit"]): winner.tested.validation_error,
         **_ensemble(winner),
         "test_rmse": scores.rmse,
         "test_rmse_minmax": scores.rmse_minmax,
@@ -95,7 +93,7 @@ def summarise_winner(winner: Winner) -> Nested:
 
 
 def _ensemble(winner: Winner) -> Nested:
-    """What the members are, and what the best of them finds alone."""
+    """What the members are, and what the best of them finds alone, beside the error that trials were compared by."""
     if winner.alone is None:
         return {}
     alone = {"validation": winner.trial.value, "test_rmse": winner.alone.rmse, **mixed_scores(winner.alone)}

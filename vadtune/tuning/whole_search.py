@@ -110,8 +110,7 @@ def search_and_refit(settings: SearchSettings, table: Table) -> Found:
         winner = refit(winner, problem, fitter)
     write_arrays(plan.folder / "evaluation.npz", evaluation_arrays(winner.tested, problem))
     write_json(plan.folder / "summary.json", summarise(plan, problem, outcome, winner, {}, time.monotonic() - began))
-    error = winner.trial.value if winner.value is None else winner.value
-    return Found(load_artifact(winner.folder), winner.trial.params, error, plan.folder)
+    return Found(load_artifact(winner.folder), winner.trial.params, winner.tested.validation_error, plan.folder)
 
 
 def _problem(settings: SearchSettings, table: Table) -> Problem:
