@@ -14,7 +14,7 @@ from vadtune.report.evaluation import Cells, FloatArray
 from vadtune.report.figures_history import history_frame
 from vadtune.report.figures_verdict import BASELINE_NAMES
 from vadtune.report.run import Run, final_value
-from vadtune.report.theme import BEST, SERIES, axis, drawing, label
+from vadtune.report.theme import BEST, SERIES, axis, drawing, label, laid_out
 from vadtune.report.trials import score, trials_frame
 
 
@@ -100,8 +100,7 @@ def draw_groups(groups: pd.DataFrame, baselines: pd.DataFrame) -> go.Figure:
     hidden = {"visible": False, "range": [0, (max(values, default=1.0) or 1.0) * 1.3], "fixedrange": True}
     ticks = axis(showgrid=False, tickvals=rows, ticktext=[label(n[:36]) for n in names], fixedrange=True)
     ticks["tickfont"] = {"color": "var(--ink)", "size": 13}
-    figure.update_layout(xaxis=hidden, yaxis=ticks)
-    return figure
+    return laid_out(figure, xaxis=hidden, yaxis=ticks)
 
 
 def histories_frame(runs: Sequence[Run]) -> pd.DataFrame:
@@ -127,8 +126,9 @@ def draw_histories(frame: pd.DataFrame, *, over_time: bool) -> go.Figure:
         style = {"color": colour(int(mine["order"].iloc[0])), "width": 2.5, "shape": "hv"}
         values = {"x": line[x].to_numpy(np.float32), "y": line[y].to_numpy(np.float32)}
         figure.add_trace(go.Scatter(**values, mode="lines", line=style, name=label(name), hovertemplate="%{y:.4f}"))
-    figure.update_layout(xaxis=axis(title, showgrid=False), yaxis=axis("best validation error"), hovermode="x unified")
-    return figure
+    return laid_out(
+        figure, xaxis=axis(title, showgrid=False), yaxis=axis("best validation error"), hovermode="x unified"
+    )
 
 
 def best_curves_frame(runs: Sequence[Run]) -> pd.DataFrame:
@@ -162,10 +162,9 @@ def draw_lines(frame: pd.DataFrame, x: str, y: str, x_title: str, y_title: str) 
         mode = "lines+markers" if len(mine) < 15 else "lines"
         figure.add_trace(go.Scatter(**values, mode=mode, line=style, name=label(name), hovertemplate="%{y:.4f}"))
     tickformat = ".0%" if x == "missing_rate" else None
-    figure.update_layout(
-        xaxis=axis(x_title, showgrid=False, tickformat=tickformat), yaxis=axis(y_title), hovermode="x unified"
+    return laid_out(
+        figure, xaxis=axis(x_title, showgrid=False, tickformat=tickformat), yaxis=axis(y_title), hovermode="x unified"
     )
-    return figure
 
 
 @dataclass(frozen=True)

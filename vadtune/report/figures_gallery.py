@@ -6,7 +6,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from vadtune.report.evaluation import FloatArray, Gallery
-from vadtune.report.theme import drawing
+from vadtune.report.theme import drawing, laid_out
 
 GAP = 0.08
 
@@ -78,7 +78,8 @@ def draw_gallery(montage: Montage) -> go.Figure:
         figure.add_trace(_heat(image, name, place))
     ticks = {"tickvals": [i * step + height / 2 for i in range(len(rows))], "ticktext": [name for name, _ in rows]}
     flat = {"showgrid": False, "zeroline": False, "showline": False, "fixedrange": True}
-    figure.update_layout(
+    return laid_out(
+        figure,
         xaxis={"visible": False, "range": [-1, width + 1], "constrain": "domain", **flat},
         yaxis={
             **ticks,
@@ -92,7 +93,6 @@ def draw_gallery(montage: Montage) -> go.Figure:
         },
         margin={"l": 4, "r": 4, "t": 4, "b": 4},
     )
-    return figure
 
 
 def _heat(image: FloatArray, name: str, place: dict[str, int]) -> go.Heatmap:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from vadtune.report.theme import BEST, STATE_COLOURS, axis, drawing, label
+from vadtune.report.theme import BEST, STATE_COLOURS, axis, drawing, label, laid_out
 from vadtune.report.trials import duration, sample_trials, score, told
 
 
@@ -47,8 +47,7 @@ def draw_history(
         line = pd.concat([line, end], ignore_index=True)
         figure.add_trace(_best_line(line[x], line[best]))
     x_axis = axis(title, showgrid=False, rangemode="tozero" if over_time else "normal")
-    figure.update_layout(xaxis=x_axis, yaxis=axis("validation error", range=_focus(frame)))
-    return figure
+    return laid_out(figure, xaxis=x_axis, yaxis=axis("validation error", range=_focus(frame)))
 
 
 def timeline_frame(trials: pd.DataFrame) -> pd.DataFrame:
@@ -124,8 +123,7 @@ def draw_timeline(frame: pd.DataFrame, n_workers_most: int = 64) -> go.Figure:
         "showgrid": False,
     }
     y = axis(range=[n_rows - 0.4, -0.6], fixedrange=True, **lanes)
-    figure.update_layout(xaxis=axis("seconds since the first trial"), yaxis=y)
-    return figure
+    return laid_out(figure, xaxis=axis("seconds since the first trial"), yaxis=y)
 
 
 def spread_frame(trials: pd.DataFrame) -> pd.DataFrame:
@@ -142,11 +140,11 @@ def draw_spread(frame: pd.DataFrame) -> go.Figure:
     figure.add_trace(
         go.Scatter(x=x, y=y, mode="lines", line=line, hovertemplate="%{y:.0%} at or below %{x:.4f}<extra></extra>")
     )
-    figure.update_layout(
+    return laid_out(
+        figure,
         xaxis=axis("validation error", showgrid=False),
         yaxis=axis("share of completed trials", tickformat=".0%", range=[0, 1.02]),
     )
-    return figure
 
 
 def _points(points: pd.DataFrame, x: str, state: str, params: Mapping[int, Mapping[str, object]]) -> go.Scatter:

@@ -6,7 +6,7 @@ import plotly.graph_objects as go
 
 from vadtune.report.evaluation import Cells, Evaluation, FloatArray, Mechanisms, RateCurve
 from vadtune.report.run import Calibration, Run
-from vadtune.report.theme import BEST, axis, drawing, label, upright
+from vadtune.report.theme import BEST, axis, drawing, label, laid_out, upright
 from vadtune.report.trials import number, records, score
 
 DISCRETE = frozenset({"categorical", "boolean", "ordinal"})
@@ -68,8 +68,9 @@ def draw_columns(frame: pd.DataFrame, n_most: int = 40) -> go.Figure:
     names = [label(name[:40]) for name in frame["column"]]
     y = axis(showgrid=False, tickvals=rows, ticktext=names, range=[-0.7, len(frame) - 0.3], fixedrange=True)
     top = max(1.08, float(frame["relative"].max()) * 1.05) if len(frame) else 1.08
-    figure.update_layout(xaxis=axis("RMSE in standard deviations of the column", range=[0, top]), yaxis=y, shapes=stems)
-    return figure
+    return laid_out(
+        figure, xaxis=axis("RMSE in standard deviations of the column", range=[0, top]), yaxis=y, shapes=stems
+    )
 
 
 def draw_pixels(rmse: FloatArray, image_shape: tuple[int, int]) -> go.Figure:
@@ -81,8 +82,7 @@ def draw_pixels(rmse: FloatArray, image_shape: tuple[int, int]) -> go.Figure:
     hover = "row %{y}, column %{x}<br>RMSE %{z:.3f}<extra></extra>"
     figure.add_trace(go.Heatmap(z=z, colorscale=colours, zmin=0, colorbar=bar, hovertemplate=hover))
     flat = {"visible": False, "constrain": "domain", "fixedrange": True}
-    figure.update_layout(xaxis=flat, yaxis=flat | {"autorange": "reversed", "scaleanchor": "x"})
-    return figure
+    return laid_out(figure, xaxis=flat, yaxis=flat | {"autorange": "reversed", "scaleanchor": "x"})
 
 
 def example_columns(frame: pd.DataFrame, cells: Cells, n_most: int = 6) -> list[int]:
@@ -118,8 +118,7 @@ def draw_cells(frame: pd.DataFrame, n_most: int = 400) -> go.Figure:
         "hovertemplate": "true %{x:.4g}, imputed %{y:.4g}<extra></extra>",
     }
     figure.add_trace(go.Scatter(mode="markers", **dots))
-    figure.update_layout(xaxis=axis("true", range=span, nticks=5), yaxis=axis("imputed", range=span, nticks=5))
-    return figure
+    return laid_out(figure, xaxis=axis("true", range=span, nticks=5), yaxis=axis("imputed", range=span, nticks=5))
 
 
 def draw_cell_density(frame: pd.DataFrame) -> go.Figure:
@@ -134,8 +133,7 @@ def draw_cell_density(frame: pd.DataFrame) -> go.Figure:
     figure.add_trace(go.Heatmap(**heat, hovertemplate=hover, hoverongaps=False))
     line = {"color": "var(--muted)", "width": 1, "dash": "dot"}
     figure.add_shape(type="line", x0=0, x1=1, y0=0, y1=1, line=line)
-    figure.update_layout(xaxis=axis("true", showgrid=False), yaxis=axis("imputed", showgrid=False))
-    return figure
+    return laid_out(figure, xaxis=axis("true", showgrid=False), yaxis=axis("imputed", showgrid=False))
 
 
 def distribution_frame(observed: FloatArray, imputed: FloatArray) -> pd.DataFrame:
@@ -157,10 +155,9 @@ def draw_distribution(frame: pd.DataFrame) -> go.Figure:
         hover = f"{name}: %{{y:.1%}} near %{{x:.4g}}<extra></extra>"
         style = {"fill": fill, "fillcolor": "var(--dim)"} if fill != "none" else {}
         figure.add_trace(go.Scatter(x=x, y=y, mode="lines", line=line, name=name, hovertemplate=hover, **style))
-    figure.update_layout(
-        xaxis=axis(showgrid=False, nticks=5), yaxis=axis(tickformat=".0%", rangemode="tozero", nticks=4)
+    return laid_out(
+        figure, xaxis=axis(showgrid=False, nticks=5), yaxis=axis(tickformat=".0%", rangemode="tozero", nticks=4)
     )
-    return figure
 
 
 def rates_frame(curve: RateCurve) -> pd.DataFrame:
@@ -185,10 +182,11 @@ def draw_rates(frame: pd.DataFrame, searched_at: float | None) -> go.Figure:
         figure.add_shape(upright(searched_at))
         note = {"text": "searched here", "showarrow": False, "font": {"size": 11, "color": "var(--muted)"}}
         figure.add_annotation(x=searched_at, y=1, yref="paper", xanchor="left", yanchor="top", xshift=4, **note)
-    figure.update_layout(
-        xaxis=axis("missing rate", tickformat=".0%", showgrid=False), yaxis=axis("test error", rangemode="tozero")
+    return laid_out(
+        figure,
+        xaxis=axis("missing rate", tickformat=".0%", showgrid=False),
+        yaxis=axis("test error", rangemode="tozero"),
     )
-    return figure
 
 
 def mechanisms_frame(found: Mechanisms) -> pd.DataFrame:
@@ -207,8 +205,7 @@ def draw_mechanisms(frame: pd.DataFrame, searched_with: str) -> go.Figure:
     figure.add_trace(go.Bar(x=rows, y=frame["test_rmse"], **bar, **style))
     names = [label(name.upper()[:24]) for name in frame["mechanism"]]
     x = axis(showgrid=False, tickvals=rows, ticktext=names, fixedrange=True)
-    figure.update_layout(xaxis=x, yaxis=axis("test error", rangemode="tozero", fixedrange=True))
-    return figure
+    return laid_out(figure, xaxis=x, yaxis=axis("test error", rangemode="tozero", fixedrange=True))
 
 
 def coverage_frame(found: Calibration) -> pd.DataFrame:
@@ -233,8 +230,7 @@ def draw_coverage(frame: pd.DataFrame) -> go.Figure:
             style = {"marker": {"size": 9, "color": colour}, "line": {"color": colour, "width": 2}}
             figure.add_trace(go.Scatter(x=x, y=y, mode="lines+markers", name=name, hovertemplate=hover, **style))
     share = {"range": [0, 1.02], "tickformat": ".0%"}
-    figure.update_layout(xaxis=axis("promised", **share), yaxis=axis("held", **share))
-    return figure
+    return laid_out(figure, xaxis=axis("promised", **share), yaxis=axis("held", **share))
 
 
 def evaluation_is_empty(found: Evaluation) -> bool:

@@ -5,7 +5,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from vadtune.report.evaluation import Latent
-from vadtune.report.theme import SCALE, SERIES, axis, drawing
+from vadtune.report.theme import SCALE, SERIES, axis, drawing, laid_out
 
 
 def latent_frame(latent: Latent, n_most: int = 2000) -> pd.DataFrame:
@@ -68,8 +68,7 @@ def draw_errors(frame: pd.DataFrame) -> go.Figure:
 def _plane(**layout: object) -> go.Figure:
     figure = drawing(400, **layout)
     bare = axis(showticklabels=False, showgrid=False, showline=False, ticks="")
-    figure.update_layout(xaxis=bare, yaxis=bare | {"scaleanchor": "x"})
-    return figure
+    return laid_out(figure, xaxis=bare, yaxis=bare | {"scaleanchor": "x"})
 
 
 def _dots(frame: pd.DataFrame, marker: dict[str, object], hover: str) -> go.Scatter:

@@ -9,7 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from optuna.trial import FrozenTrial
 
-from vadtune.report.theme import BEST, STATE_COLOURS, axis, drawing, upright
+from vadtune.report.theme import BEST, STATE_COLOURS, axis, drawing, laid_out, upright
 from vadtune.report.trials import records, sample_trials, score, told
 
 
@@ -75,16 +75,14 @@ def draw_curves(
     stopping = [rung for rung in records(rungs) if rung.stopped]
     note = {"showarrow": False, "font": {"size": 11, "color": "var(--muted)"}, "y": 1, "yref": "paper"}
     note |= {"xanchor": "left", "yanchor": "top", "xshift": 3}
-    figure.update_layout(
+    return laid_out(
+        figure,
         shapes=[upright(rung.epoch) for rung in stopping],
         annotations=[note | {"x": rung.epoch, "text": f"−{rung.stopped}"} for rung in stopping],
-    )
-    figure.update_layout(
         xaxis=axis("epoch", showgrid=False),
         yaxis=axis("validation error", range=_curve_range(curves)),
         hoverdistance=12,
     )
-    return figure
 
 
 def draw_rungs(rungs: pd.DataFrame) -> go.Figure:
@@ -101,8 +99,7 @@ def draw_rungs(rungs: pd.DataFrame) -> go.Figure:
         figure.add_trace(
             go.Bar(x=names, y=rungs[column], name=name, marker_color=colour, text=text, hovertemplate=hover, **inside)
         )
-    figure.update_layout(xaxis=axis(showgrid=False, type="category"), yaxis=axis("trials"))
-    return figure
+    return laid_out(figure, xaxis=axis(showgrid=False, type="category"), yaxis=axis("trials"))
 
 
 def _curve(curve: pd.DataFrame, kind: str, hover: str, *, first: bool) -> go.Scatter:

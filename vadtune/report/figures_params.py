@@ -14,7 +14,7 @@ from vadtune.report.evaluation import FloatArray
 from vadtune.report.figures_importance import comparison_epoch, ranked
 from vadtune.report.run import final_value
 from vadtune.report.scales import ABSENT, Scale, positions
-from vadtune.report.theme import BEST, SCALE, STATE_COLOURS, axis, drawing, label
+from vadtune.report.theme import BEST, SCALE, STATE_COLOURS, axis, drawing, label, laid_out
 from vadtune.report.trials import records, score, value_at, word
 
 EDGE = 0.03
@@ -84,8 +84,7 @@ def draw_parallel(data: Parallel) -> go.Figure:
     flat = {"visible": False, "fixedrange": True}
     x, y = flat | {"range": [-0.55, len(axes) - 0.6]}, flat | {"range": [low - 0.03, 1.04]}
     meta = {"n_axes": len(axes), "low": low - 0.02, "names": [axis.name for axis in axes]}
-    figure.update_layout(xaxis=x, yaxis=y, meta=meta, dragmode=False, shapes=shapes, annotations=texts)
-    return figure
+    return laid_out(figure, xaxis=x, yaxis=y, meta=meta, dragmode=False, shapes=shapes, annotations=texts)
 
 
 def slice_frame(trials: Sequence[FrozenTrial], scale: Scale, n_most: int = 600) -> pd.DataFrame:
@@ -123,8 +122,7 @@ def draw_slice(frame: pd.DataFrame, scale: Scale, rmse_range: list[float] | None
         ring = {"size": 12, "color": "rgba(0,0,0,0)", "line": {"color": BEST, "width": 2.5}}
         last = {"x": x[-1:].astype(np.float32), "y": frame["rmse"].to_numpy(np.float32)[-1:]}
         figure.add_trace(go.Scatter(**last, mode="markers", marker=ring, hoverinfo="skip"))
-    figure.update_layout(xaxis=_positions_axis(scale), yaxis=axis(range=rmse_range, nticks=5))
-    return figure
+    return laid_out(figure, xaxis=_positions_axis(scale), yaxis=axis(range=rmse_range, nticks=5))
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,8 +182,7 @@ def draw_surface(found: Surface) -> go.Figure:
     figure.add_trace(contour)
     figure.add_trace(go.Scatter(**where, mode="markers", marker=marker, hovertext=hover, hoverinfo="text"))
     x, y = _positions_axis(found.first), _positions_axis(found.second)
-    figure.update_layout(xaxis=x | {"showgrid": False}, yaxis=y | {"showgrid": False})
-    return figure
+    return laid_out(figure, xaxis=x | {"showgrid": False}, yaxis=y | {"showgrid": False})
 
 
 def edges_frame(best: FrozenTrial, trials: Sequence[FrozenTrial], scales: Mapping[str, Scale]) -> pd.DataFrame:

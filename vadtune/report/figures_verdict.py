@@ -9,7 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from vadtune.report.run import BaselineInfo, Run, final_value
-from vadtune.report.theme import BEST, axis, drawing, label
+from vadtune.report.theme import BEST, axis, drawing, label, laid_out
 from vadtune.report.trials import score
 
 BASELINE_NAMES = {
@@ -119,8 +119,7 @@ def draw_verdict(frame: pd.DataFrame) -> go.Figure:
         "tickfont": {"color": "var(--ink)", "size": 13},
         "fixedrange": True,
     }
-    figure.update_layout(xaxis=hidden, yaxis=axis(showgrid=False, **ticks), margin={"l": 8, "r": 8, "t": 4, "b": 4})
-    return figure
+    return laid_out(figure, xaxis=hidden, yaxis=axis(showgrid=False, **ticks), margin={"l": 8, "r": 8, "t": 4, "b": 4})
 
 
 def _tested(rmse: float, headline: str, sentence: str) -> Verdict:

@@ -138,6 +138,13 @@ def drawing(height: int, **layout: Any) -> go.Figure:
     return go.Figure(layout=base | layout)
 
 
+def laid_out(figure: go.Figure, **layout: Any) -> go.Figure:
+    """The figure with parts of its layout replaced: plotly's `update_layout` merges them, and takes 8 ms for it."""
+    for name, value in layout.items():
+        figure.layout[name] = value
+    return figure
+
+
 def resolve(value: Any, theme: str = "light") -> Any:
     """Plain colours for the tokens in a figure's dictionary: what the page does in the browser, for images."""
     colours = THEMES[theme]
