@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-from vadtune.tuning import worker
+from vadtune.tuning import agent, worker
 from vadtune.tuning.forkserver import JOB, JOB_ID, JOBS, ForkServer
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="workers are forks on Linux only")
@@ -189,12 +189,34 @@ def about_me():
 with Cluster(n_cpus=2) as cluster:
     assert cluster.is_ready(60)
     print(json.dumps(ray.get([ray.remote(about_me).remote() for _ in range(2)])))
+    print(json.dumps([process.cmdline()[:1] for process in psutil.Process().children(recursive=True)]))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=120, check=True)
-    for pid, parent, has_torch in json.loads(done.stdout):
+    workers, programs = map(json.loads, done.stdout.splitlines())
+    assert not [program for program in programs if "Agent" in str(program)]
+    for pid, parent, has_torch in workers:
         assert "vadtune.tuning.forkserver" in parent
         assert has_torch
         wait_until_gone(pid)
+
+
+def test_what_stands_for_an_agent_says_that_it_serves_nothing_and_ends_with_its_node(tmp_path: Path) -> None:
+    code = "import subprocess, sys, time; print(subprocess.Popen(sys.argv[1:]).pid, flush=True); time.sleep(60)"
+    command = [sys.executable, "-I", "-S", agent.__file__, "a_port,b_port", "ray/agent.py", "--node-id=1f"]
+    node = subprocess.Popen(
+        [sys.executable, "-c", code, *command, f"--session-dir={tmp_path}", "--minimal"], stdout=subprocess.PIPE
+    )
+    assert node.stdout is not None
+    pid = int(node.stdout.readline())
+    until = time.monotonic() + 30
+    while (files := sorted(path.name for path in tmp_path.iterdir())) != ["a_port_1f", "b_port_1f"]:
+        assert time.monotonic() < until, files
+        time.sleep(0.05)
+    assert {path.read_text() for path in tmp_path.iterdir()} == {"-1"}
+    assert psutil.pid_exists(pid)
+    node.kill()
+    node.communicate()
+    wait_until_gone(pid)
 
 
 def wait_until_gone(pid: int) -> None:
