@@ -49,6 +49,7 @@ def benchmarks() -> dict[str, Benchmark]:
         "search_optuna": lambda turns: [whole_search("optuna", BREAST_CANCER, 1.5, turns)],
         "search_ray": lambda turns: [whole_search("ray", HUNDRED_TRIALS, 8, turns)],
         "digits_optuna": lambda turns: [whole_search("optuna", DIGITS, 1.5, turns)],
+        "digits_draws": lambda turns: [whole_search("draws", DIGITS, 1.5, turns)],
         "digits_ray": lambda turns: [whole_search("ray", DIGITS, 3, turns)],
         "digits_grid": lambda turns: [whole_search("grid", GRID, 30, turns)],
         "copies": lambda turns: [copies(10**9, 1.1, turns)],

@@ -16,6 +16,7 @@ from timing import Row
 
 RIVALS = {
     "optuna": "the same model and space in plain Optuna: its sampler and pruner, two processes",
+    "draws": "the same without the first points of the space, which are ours",
     "ray": "the same in plain Ray Tune: `OptunaSearch`, a function trainable, default settings",
     "grid": "random search over the grid of the paper's code, each trained to the end, two processes; ended early "
     "it counts as there",
