@@ -8,19 +8,24 @@
 `optuna` and `ray` try the first points of the space first, as vadtune does; `draws` is `optuna` without them.
 `grid` draws from the grid of the VAD paper's code and trains each configuration to the end. The trainer is ours, whose
 steps are faster than those of the paper's code, and so are its reports on the way. Writes one JSON document: every
-report's time since the start and error.
+report's time since the start and error; with `--level` as soon as one is as low.
 """
 
 import argparse
 import json
 import multiprocessing
+import os
+import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import optuna
+import psutil
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
@@ -152,15 +157,35 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=40)
     parser.add_argument("--missing-rate", type=float, default=0.5)
     parser.add_argument("--limit", type=float, help="seconds after which no trial begins; not for `ray`")
+    parser.add_argument("--level", type=float, help="end at the first report at this error or below")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("-o", "--output", type=Path, required=True, help="where the JSON goes: Ray writes to stdout")
     args = parser.parse_args()
     began = time.time()
     with tempfile.TemporaryDirectory() as folder:
+        if args.level is not None:
+            threading.Thread(target=end_at_level, args=(args, Path(folder), began), daemon=True).start()
         SIDES[args.side](args, Path(folder))
-        lines = (Path(folder) / "log").read_text().splitlines()
-    reports = [[at - began, error] for at, error in map(json.loads, lines)]
-    args.output.write_text(json.dumps({"reports": reports}))
+        args.output.write_text(json.dumps({"reports": read_log(Path(folder), began)}))
+
+
+def read_log(folder: Path, began: float) -> list[tuple[float, float]]:
+    """Seconds since the start and error of every report so far."""
+    log = folder / "log"
+    lines = log.read_text(encoding="utf-8").splitlines(keepends=True) if log.exists() else []
+    return [(at - began, error) for at, error in map(json.loads, filter(lambda line: line.endswith("\n"), lines))]
+
+
+def end_at_level(args: argparse.Namespace, folder: Path, began: float) -> None:
+    """Wait for the level; then write the reports and end this process and all that it started."""
+    while not any(error <= args.level for _, error in read_log(folder, began)):
+        time.sleep(0.2)
+    args.output.write_text(json.dumps({"reports": read_log(folder, began)}))
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    shutil.rmtree(folder, ignore_errors=True)
+    os._exit(0)
 
 
 if __name__ == "__main__":

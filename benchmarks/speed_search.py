@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -70,17 +71,20 @@ class Search:
 
 
 def ours(task: Task, seed: int) -> Search:
-    """One `vadtune.search`; its reports are timed as they come to the study."""
+    """One `vadtune.search`, interrupted at the level; its reports are timed as they come to the study."""
     with tempfile.TemporaryDirectory() as runs:
         command = ["-m", "vadtune.search", *task.words, "--seed", str(seed), "--json", "--runs", runs, "--name", "run"]
         began = time.monotonic()
         with subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
             reports: list[tuple[float, float]] = []
-            watcher = threading.Thread(target=_watch, args=(Path(runs) / "run/study.log", process, began, reports))
+            study = Path(runs) / "run/study.log"
+            watcher = threading.Thread(target=_watch, args=(study, process, began, reports, task.level))
             watcher.start()
             output, _ = process.communicate()
             watcher.join()
         wall_s = time.monotonic() - began
+        if task.level is not None:
+            return Search(wall_s, reports)
         with (Path(runs) / "run/trials.csv").open(newline="") as file:
             trials = list(csv.DictReader(file))
         computing_s = sum(float(trial[part] or 0) for trial in trials for part in ("train_s", "infer_s"))
@@ -92,7 +96,13 @@ def ours(task: Task, seed: int) -> Search:
     return Search(wall_s, reports, computing_s)
 
 
-def _watch(study: Path, process: subprocess.Popen[bytes], began: float, reports: list[tuple[float, float]]) -> None:
+def _watch(
+    study: Path,
+    process: subprocess.Popen[bytes],
+    began: float,
+    reports: list[tuple[float, float]],
+    level: float | None,
+) -> None:
     position, is_running = 0, True
     while is_running:
         is_running = process.poll() is None
@@ -107,6 +117,9 @@ def _watch(study: Path, process: subprocess.Popen[bytes], began: float, reports:
         for line in map(json.loads, whole.splitlines()):
             if line["op_code"] == NEW_VALUE:
                 reports.append((time.monotonic() - began, line["intermediate_value"]))
+        if level is not None and any(error <= level for _, error in reports):
+            process.send_signal(signal.SIGINT)
+            return
 
 
 def theirs(rival: str, task: Task, seed: int, limit_s: float | None) -> Search:
@@ -116,6 +129,7 @@ def theirs(rival: str, task: Task, seed: int, limit_s: float | None) -> Search:
         output = Path(folder) / "reports.json"
         command = [sys.executable, str(script), rival, *task.words, "--seed", str(seed), "-o", str(output)]
         command += [] if limit_s is None else ["--limit", str(limit_s)]
+        command += [] if task.level is None else ["--level", str(task.level)]
         began = time.monotonic()
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         wall_s = time.monotonic() - began
@@ -140,8 +154,9 @@ def whole_search(rival: str, task: Task, target: float, turns: range) -> Row:
         "theirs_s": [_rounded(other.until(task.level)) for _, other in pairs],
         "ours_best": [round(own.best, 4) for own, _ in pairs],
         "theirs_best": [round(other.best, 4) for _, other in pairs],
-        "ours_overhead": [round(own.overhead, 3) for own, _ in pairs],
     }
+    if task.level is None:
+        details["ours_overhead"] = [round(own.overhead, 3) for own, _ in pairs]
     return Row(str(task), RIVALS[rival], "x", target, values, details=details)
 
 

@@ -159,12 +159,12 @@ def _search(
         if not is_interrupted:
             with _timed(phases, "refit"):
                 winners[0] = _refit(winners[0], problem, Fitter(plan, cluster), args)
-        cluster.close()
-        with _timed(phases, "baselines"):
-            results = {} if is_interrupted else baselines.results()
-        if not is_interrupted:
-            with _timed(phases, "evaluate"):
-                _evaluate(folder, winners[0], problem)
+        with cluster.closing():
+            with _timed(phases, "baselines"):
+                results = {} if is_interrupted else baselines.results()
+            if not is_interrupted:
+                with _timed(phases, "evaluate"):
+                    _evaluate(folder, winners[0], problem)
         document = summarise(plan, problem, outcome, winners[0], results, time.monotonic() - began)
         _write_summary(folder, document)
         with _timed(phases, "report"):

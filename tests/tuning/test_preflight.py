@@ -223,6 +223,25 @@ print("closed", flush=True)
     assert (done.stdout, done.returncode) == ("closed\n", 130), done.stderr
 
 
+def test_beside_the_end_of_ray_no_garbage_is_collected_and_sigterm_stays_ours():
+    code = """
+import gc, os, signal, time, ray
+from vadtune.tuning.cluster import Cluster
+signal.signal(signal.SIGTERM, lambda *_: print("told", flush=True))
+with Cluster(n_cpus=1) as cluster:
+    assert cluster.is_ready(60)
+    with cluster.closing():
+        assert not gc.isenabled()
+        while ray.is_initialized() or cluster._thread.is_alive():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert gc.isenabled()
+os.kill(os.getpid(), signal.SIGTERM)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert (done.stdout, done.returncode) == ("told\ntold\n", 0), done.stderr
+
+
 def test_a_checkpoint_is_named_relative_to_its_storage_and_found_after_a_move(tmp_path):
     folder = tmp_path / "run" / "ray" / "a1" / "checkpoint_000000"
     folder.mkdir(parents=True)

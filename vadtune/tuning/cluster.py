@@ -142,12 +142,29 @@ class Cluster:
         """
         if self.address is not None and self._thread.is_alive() and not self._ready.done():
             self.abandon(INTERRUPTED)
-        elif self._thread.is_alive():
-            # First, and not beside the thread that ends Ray: what is collected here may be objects of Ray's.
-            gc.collect()
-            self._over.set()
+        else:
+            with self.closing():
+                pass
+
+    @contextmanager
+    def closing(self) -> Iterator[None]:
+        """End a Ray that has answered, beside work that neither uses nor drops anything of Ray's; then wait for it.
+
+        No garbage is collected meanwhile: it may be objects of Ray's.
+        """
+        if not self._thread.is_alive():
+            yield
+            return
+        gc.collect()
+        collects = gc.isenabled()
+        gc.disable()
+        self._over.set()
+        try:
+            yield
+        finally:
             self._thread.join()
-            take_back_sigterm()
+            if collects:
+                gc.enable()
 
     def __enter__(self) -> "Cluster":
         self.start()
@@ -178,7 +195,8 @@ class Cluster:
             is_ours = False
         self._over.wait()
         if is_ours and not self._is_lost:
-            ray.shutdown()
+            with _own_sigterm():
+                ray.shutdown()
             ray._private.worker._worker_logs_enabled = True
         if self._fork_server is not None:
             self._fork_server.close()
