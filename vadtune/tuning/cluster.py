@@ -49,6 +49,8 @@ JOINING = {"RAY_NUM_REDIS_GET_RETRIES": "1"}
 # What nodes of a running cluster get of the driver's environment. It lies open in Ray's store: no credentials.
 SHIPPED = ("AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "OMP_WAIT_POLICY")
 CONNECT_S = 10.0
+# How often SIGTERM is made ours again while Ray connects or ends.
+KEEPING_S = 0.005
 GONE = "The Ray cluster does not answer any more. The study is saved: go on with --resume."
 Address = tuple[str, int]
 
@@ -346,12 +348,24 @@ def _own_sigterm() -> Iterator[None]:
     get, put = ctypes.pythonapi.PyOS_getsig, ctypes.pythonapi.PyOS_setsig
     get.restype = put.restype = ctypes.c_void_p
     put.argtypes = (ctypes.c_int, ctypes.c_void_p)
-    handler = get(signal.SIGTERM)
+    handler, over = get(signal.SIGTERM), threading.Event()
+    if handler is None:
+        yield
+        return
+
+    def keep() -> None:
+        # Ray puts its own, and goes on for tenths of a second.
+        while not over.wait(KEEPING_S):
+            put(signal.SIGTERM, handler)
+
+    keeper = threading.Thread(target=keep, name="vadtune-sigterm", daemon=True)
+    keeper.start()
     try:
         yield
     finally:
-        if handler is not None:
-            put(signal.SIGTERM, handler)
+        over.set()
+        keeper.join()
+        put(signal.SIGTERM, handler)
 
 
 def take_back_sigterm() -> None:
