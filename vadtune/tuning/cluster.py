@@ -44,6 +44,8 @@ ENVIRONMENT = {
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # the study holds the reason
     "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "1000000",
 }
+# Ray would hold the interpreter, and SIGTERM, until its first workers are there.
+NO_WAITING = {"RAY_prestart_worker_first_driver": "0"}
 # Ray asks a head that does not answer for a minute, 20 times.
 JOINING = {"RAY_NUM_REDIS_GET_RETRIES": "1"}
 # What nodes of a running cluster get of the driver's environment. It lies open in Ray's store: no credentials.
@@ -98,8 +100,7 @@ class Cluster:
                 f"python -m vadtune.search TABLE --address {self.address}; or connect from a machine of the cluster."
             )
         if not self._thread.is_alive():
-            prestart = {"RAY_prestart_worker_first_driver": str(int(self.one_each))}
-            os.environ.update(ENVIRONMENT | prestart if self.address is None else ENVIRONMENT | JOINING)
+            os.environ.update(ENVIRONMENT | (NO_WAITING if self.address is None else JOINING))
             if self.address is None and not _is_running():
                 self._folder = make_scratch("ray", _temporary_root())
                 self._fork_server = ForkServer(_temporary_root()) if sys.platform == "linux" else None
@@ -189,6 +190,8 @@ class Cluster:
             if is_ours:
                 with _own_sigterm():
                     self._connect(self._folder)
+                if self.one_each and self._folder is not None:
+                    _start_workers()
                 # Or Ray prints what happens to workers to stdout, on exit too. The study tells it.
                 ray._private.worker._worker_logs_enabled = False
             self._ready.set_result(is_ours)
@@ -260,6 +263,18 @@ class Cluster:
         if not host or not port.isdigit():
             raise ValueError("neither auto nor an address")
         socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
+
+
+def _start_workers() -> None:
+    """Have Ray start a worker for each CPU: they are there when trials want them."""
+    import ray
+
+    def nothing() -> None:
+        """Be run by a worker."""
+
+    task = ray.remote(nothing).options(num_cpus=0)
+    for _ in range(int(ray.cluster_resources().get("CPU", 0))):  # type: ignore[no-untyped-call]
+        task.remote()
 
 
 def _is_running() -> bool:
