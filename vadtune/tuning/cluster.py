@@ -1,7 +1,6 @@
 """Ray's start and end, in the background where it can be, and a watchdog for a cluster that is gone."""
 
 import atexit
-import ctypes
 import gc
 import logging
 import os
@@ -27,6 +26,7 @@ from vadtune.tuning import forkserver
 from vadtune.tuning.forkserver import ForkServer
 from vadtune.tuning.lean_node import only_what_trials_need
 from vadtune.tuning.scratch import clear_scratch, make_scratch
+from vadtune.tuning.sigterm import own_sigterm
 
 # Ray reads all of these from the environment of the driver; its workers inherit them.
 ENVIRONMENT = {
@@ -51,8 +51,6 @@ JOINING = {"RAY_NUM_REDIS_GET_RETRIES": "1"}
 # What nodes of a running cluster get of the driver's environment. It lies open in Ray's store: no credentials.
 SHIPPED = ("AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "OMP_WAIT_POLICY")
 CONNECT_S = 10.0
-# How often SIGTERM is made ours again while Ray connects or ends.
-KEEPING_S = 0.005
 GONE = "The Ray cluster does not answer any more. The study is saved: go on with --resume."
 Address = tuple[str, int]
 
@@ -188,7 +186,7 @@ class Cluster:
         try:
             is_ours = not ray.is_initialized()
             if is_ours:
-                with _own_sigterm():
+                with own_sigterm():
                     self._connect(self._folder)
                 if self.one_each and self._folder is not None:
                     _start_workers()
@@ -200,7 +198,7 @@ class Cluster:
             is_ours = False
         self._over.wait()
         if is_ours and not self._is_lost:
-            with _own_sigterm():
+            with own_sigterm():
                 ray.shutdown()
             ray._private.worker._worker_logs_enabled = True
         if self._fork_server is not None:
@@ -355,38 +353,6 @@ def quiet_ray() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
-
-
-@contextmanager
-def _own_sigterm() -> Iterator[None]:
-    """Keep a handler of SIGTERM in Python that is there already, from any thread; see `take_back_sigterm`."""
-    get, put = ctypes.pythonapi.PyOS_getsig, ctypes.pythonapi.PyOS_setsig
-    get.restype = put.restype = ctypes.c_void_p
-    put.argtypes = (ctypes.c_int, ctypes.c_void_p)
-    handler, over = get(signal.SIGTERM), threading.Event()
-    if handler is None:
-        yield
-        return
-
-    def keep() -> None:
-        # Ray puts its own, and goes on for tenths of a second.
-        while not over.wait(KEEPING_S):
-            put(signal.SIGTERM, handler)
-
-    keeper = threading.Thread(target=keep, name="vadtune-sigterm", daemon=True)
-    keeper.start()
-    try:
-        yield
-    finally:
-        over.set()
-        keeper.join()
-        put(signal.SIGTERM, handler)
-
-
-def take_back_sigterm() -> None:
-    """Give SIGTERM to its Python handler again: Ray, as it connects, puts one before it that ends the process."""
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
 
 
 def interrupt_main_thread(number: int = signal.SIGUSR2) -> None:

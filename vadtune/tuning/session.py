@@ -11,7 +11,7 @@ from optuna.trial import TrialState
 from vadtune.data.storage import Sweeper, orphans
 from vadtune.errors import ConfigError, DataError
 from vadtune.tuning.autoscaling import WorkerType, worker_types
-from vadtune.tuning.cluster import Cluster, take_back_sigterm
+from vadtune.tuning.cluster import Cluster
 from vadtune.tuning.crew import Alone, Crew, Shared
 from vadtune.tuning.database import database_errors
 from vadtune.tuning.ledger import Ledger
@@ -19,6 +19,7 @@ from vadtune.tuning.mirror import Mirror, is_needed
 from vadtune.tuning.plan import End, Outcome, Plan
 from vadtune.tuning.preflight import check_nodes, check_resources, n_fitting
 from vadtune.tuning.progress import Progress, RunningTrial, Snapshot
+from vadtune.tuning.sigterm import take_back_sigterm
 from vadtune.tuning.study import (
     checkpoints,
     count_states,
