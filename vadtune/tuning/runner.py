@@ -71,6 +71,7 @@ def _run(session: Session, data: Any, runs: RunFactory, cluster: Cluster | None)
                 raise
             finally:
                 session.close()
+        session.tell()  # what was noted since the last time, which in a short search may be all
         return session.outcome()
 
 

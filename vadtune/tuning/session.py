@@ -182,7 +182,11 @@ class Session:
             self._hear()
         if now - self.last_tick > 0.3:
             self.last_tick = now
-            self.progress.update(self.snapshot())
+            self.tell()
+
+    def tell(self) -> None:
+        """Tell the progress how things are."""
+        self.progress.update(self.snapshot())
 
     def _hear(self) -> None:
         """Look what other drivers do: their trials count, and those of one that is gone are to be run here."""
