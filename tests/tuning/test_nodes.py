@@ -32,12 +32,12 @@ def nodes(monkeypatch):
 
 
 def saved(study: Path) -> list[int]:
-    """Seeds of the trials that run, have a checkpoint and do not end soon."""
+    """Seeds of the trials that run, went on after their checkpoint at the first rung and are not soon at the next."""
     try:
         trials = read_study(study).get_trials(deepcopy=False, states=(TrialState.RUNNING,))
     except ConfigError:
         return []
-    trials = [trial for trial in trials if "checkpoint" in trial.user_attrs and (trial.last_step or 0) < 13]
+    trials = [trial for trial in trials if trial.user_attrs.get("checkpoint_epoch", 99) < (trial.last_step or 0) < 10]
     return [draw_seed(0, trial.number) for trial in trials]
 
 
