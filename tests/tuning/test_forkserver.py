@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,22 @@ def program(tmp_path: Path) -> Path:
     return path
 
 
-def start(program: Path, address: Path, job: str = JOB) -> dict[str, Any]:
+# A worker that sleeps, once it has asked, until the server has answered and gone on.
+SLOW_WORKER = f"""
+import runpy, select, socket
+ask = socket.send_fds
+def ask_slowly(server, *request):
+    n_sent = ask(server, *request)
+    events = select.poll()
+    events.register(server, 0)  # it hangs up
+    events.poll()
+    return n_sent
+socket.send_fds = ask_slowly
+runpy.run_path({worker.__file__!r}, run_name="__main__")
+"""
+
+
+def start(program: Path, address: Path, job: str = JOB, asker: Sequence[str] = (worker.__file__,)) -> dict[str, Any]:
     """Start a worker as a node of Ray does; returns what it says of itself."""
     environment = os.environ | {worker.ADDRESS: str(address), worker.PROGRAM: str(program), JOB_ID: job, "OF": "mine"}
 
@@ -62,7 +77,7 @@ def start(program: Path, address: Path, job: str = JOB) -> dict[str, Any]:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
 
     done = subprocess.run(
-        [sys.executable, worker.__file__, "--one", "two words"],
+        [sys.executable, *asker, "--one", "two words"],
         cwd=program.parent,
         env=environment,
         preexec_fn=prepare,
@@ -127,6 +142,10 @@ def test_without_a_server_a_worker_starts_all_the_same(program: Path, tmp_path: 
     about = start(program, tmp_path / "nobody")
     assert not about["is_forked"]
     assert about["blocked"] == [signal.SIGINT]
+
+
+def test_a_worker_that_hears_late_that_it_was_forked_is_not_started_again(server: ForkServer, program: Path) -> None:
+    assert start(program, server.address, asker=("-c", SLOW_WORKER))["is_forked"]
 
 
 def test_whoever_asks_and_goes_away_stops_nobody_and_gets_nothing(server: ForkServer, program: Path) -> None:

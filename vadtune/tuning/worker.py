@@ -33,7 +33,8 @@ def ask() -> None:
         server.connect(os.environ[ADDRESS])
         text = json.dumps(request).encode() + b"\n"
         n_sent = socket.send_fds(server, [text], [0, 1, 2])
-        server.sendall(text[n_sent:])
+        if n_sent < len(text):  # to send nothing more fails, once the server has answered
+            server.sendall(text[n_sent:])
         if not server.recv(1):
             raise ConnectionResetError
 
