@@ -95,7 +95,9 @@ class VADImputer(ModelImputer):
         random_state: Of weights, order of rows and noise.
     """
 
-    BASE: ClassVar[Nested] = {"model": {"kind": "vad", "latent_init": "pca", "noise": {"kind": "per_column"}}}
+    BASE: ClassVar[Nested] = {
+        "model": {"kind": "vad", "latent_init": "pca", "normal_scores": True, "noise": {"kind": "per_column"}}
+    }
     PATHS: ClassVar[Mapping[str, str]] = {
         "latent_dim": "model.latent_dim",
         "posterior": "model.posterior",
@@ -178,7 +180,7 @@ class VAEImputer(ModelImputer):
     """
 
     BASE: ClassVar[Nested] = {
-        "model": {"kind": "vae", "noise": {"kind": "per_column"}},
+        "model": {"kind": "vae", "normal_scores": True, "noise": {"kind": "per_column"}},
         "infer": {"learning_rate": 0.1},  # an encoder begins near the end
     }
     PATHS: ClassVar[Mapping[str, str]] = {

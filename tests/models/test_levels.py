@@ -195,5 +195,5 @@ def test_where_no_column_has_levels_the_setting_changes_nothing():
 
 @pytest.mark.parametrize("decoder", [ProjectiveConfig(), DecoderConfig(output="sigmoid")])
 def test_decoders_for_other_outputs_are_refused(decoder):
-    with pytest.raises(ConfigError, match="codes or levels"):
+    with pytest.raises(ConfigError, match="codes, levels or"):
         VADConfig(latent_dim=3, levels=True, decoder=decoder).build(NUMBERS)

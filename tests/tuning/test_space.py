@@ -161,11 +161,19 @@ def test_rows_go_with_counts_only(value):
     assert "vad.toml: train.batch_size: rows is for whole numbers above 0" in mistakes_of(text)
 
 
-@pytest.mark.parametrize(("codec", "n_left"), [(None, 1), (Codec((Coding("number", (0.0, 1.0)),)), 2)])
-def test_levels_are_searched_only_where_a_column_has_some(codec, n_left):
-    space = make_space({"model": {"kind": "vad", "levels": {"choices": [True, False]}}}, TrialConfig, "test")
-    found = for_table(space, Rows(np.zeros((3, 1), np.float32), codec))
-    assert len(found.leaves["model.levels"].points()) == n_left
+@pytest.mark.parametrize("setting", ["levels", "normal_scores"])
+def test_how_numbers_are_seen_is_searched_only_where_a_column_offers_it(setting):
+    codings = {"levels": Coding("number", (0.0, 1.0)), "normal_scores": Coding("number", scores=((0.0, -1), (9.0, 1)))}
+    space = make_space({"model": {"kind": "vad", setting: {"choices": [True, False]}}}, TrialConfig, "test")
+    for name, coding in (*codings.items(), ("nothing", None)):
+        found = for_table(space, Rows(np.zeros((3, 1), np.float32), coding and Codec((coding,))))
+        assert len(found.leaves[f"model.{setting}"].points()) == (2 if name == setting else 1)
+
+
+def test_first_points_that_differ_in_nothing_a_table_has_come_once():
+    space = load_space(find_space("vad_tables"), TrialConfig)
+    assert len(space.first) == 5
+    assert len(for_table(space, Rows(np.zeros((3, 1), np.float32))).first) == 3
 
 
 def test_a_grid_lists_every_point_once():

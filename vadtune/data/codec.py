@@ -15,12 +15,15 @@ from typing import Any, Literal
 import numpy as np
 
 from vadtune.data.metrics import Float64Array, column_errors, rmse
+from vadtune.data.normal_scores import normal_scores
 from vadtune.data.tables import BoolArray, Column, FloatArray, IntArray
 
 Form = Literal["number", "binary", "ordinal", "one_hot"]
 _FORMS: dict[str, Form] = {"boolean": "binary", "ordinal": "ordinal", "categorical": "one_hot"}
 # A number has levels if it takes at most so many values, each some times on average; so many levels in all columns.
 MOST_LEVELS, LEAST_REPEATS, MOST_IN_ALL = 1000, 4, 3000
+# Of more columns none has normal scores: each is an output more.
+MOST_SCORED = 128
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class Coding:
         form: How a model sees it.
         codes: Those that were seen, ascending: any other is as good as unknown, and never filled in. Of a number the
             values it takes, if they are few and repeat themselves; else none.
+        scores: Of a number that is not nearly normal values that were seen, ascending, each with its normal score.
         low: Smallest value seen, in scaled units.
         high: Largest.
     """
@@ -39,6 +43,7 @@ class Coding:
     codes: tuple[float, ...] = ()
     low: float = 0.0
     high: float = 1.0
+    scores: tuple[tuple[float, float], ...] = ()
 
     @property
     def width(self) -> int:
@@ -71,7 +76,8 @@ class Codec:
     @classmethod
     def fit(cls, x: FloatArray, columns: Sequence[Column]) -> "Codec":
         """Learn the codes and ranges of `x` `(N, D)`, scaled, NaN where not observed."""
-        return cls(tuple(_fit(x[:, j], column) for j, column in enumerate(columns)))
+        is_narrow = len(columns) <= MOST_SCORED
+        return cls(tuple(_fit(x[:, j], column, is_scored=is_narrow) for j, column in enumerate(columns)))
 
     @classmethod
     def of_numbers(cls, n_features: int) -> "Codec":
@@ -95,6 +101,11 @@ class Codec:
         places.sort(key=lambda place: len(self.columns[self.numbers[place]].codes))
         in_all = np.cumsum([len(self.columns[self.numbers[place]].codes) for place in places])
         return np.sort(np.array(places, dtype=np.intp)[in_all <= MOST_IN_ALL])
+
+    @cached_property
+    def scored(self) -> IntArray:
+        """Which of the numbers have normal scores: their places among the E."""
+        return np.array([place for place, j in enumerate(self.numbers) if self.columns[j].scores], dtype=np.intp)
 
     @cached_property
     def binaries(self) -> IntArray:
@@ -175,6 +186,16 @@ class Codec:
             return []
         return np.split(encoded[:, self.n_single :], np.cumsum(self.widths)[:-1], axis=1)
 
+    def normal_scores(self, encoded: FloatArray, places: IntArray) -> FloatArray:
+        """`(N, E)` to `(N, P)` float32: scores of the numbers at some of the `scored` places; NaN stays NaN.
+
+        They are read off between the values that `Coding.scores` holds; those beyond have the score of the nearest.
+        """
+        scores = np.empty((len(encoded), len(places)), dtype=np.float32)
+        for k, place in enumerate(places):
+            scores[:, k] = np.interp(encoded[:, place], *np.transpose(self.columns[self.numbers[place]].scores))
+        return scores
+
     def score(self, x_hat: FloatArray, truth: FloatArray) -> float:
         """The objective, lower is better, over hidden cells: RMSE in scaled units, or `MixedError.error`.
 
@@ -227,7 +248,7 @@ class Codec:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Codec":
         """What `to_dict` gave."""
-        return cls(tuple(Coding(**column | {"codes": tuple(column["codes"])}) for column in values["columns"]))
+        return cls(tuple(_coding(column) for column in values["columns"]))
 
     def _of(self, form: Form) -> IntArray:
         return np.array([j for j, column in enumerate(self.columns) if column.form == form], dtype=np.intp)
@@ -243,12 +264,17 @@ class Codec:
         return (self._block(cells, codes) @ steps)[:, None]
 
 
-def _fit(cells: FloatArray, column: Column) -> Coding:
+def _coding(values: dict[str, Any]) -> Coding:
+    pairs = tuple((value, score) for value, score in values["scores"])
+    return Coding(**values | {"codes": tuple(values["codes"]), "scores": pairs})
+
+
+def _fit(cells: FloatArray, column: Column, *, is_scored: bool) -> Coding:
     form = _FORMS.get(column.kind, "number")
     known = cells[~np.isnan(cells)].astype(np.float64)
     low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 0.0)
     if form == "number":
-        return Coding(form, _levels(known), low, high)
+        return Coding(form, _levels(known), low, high, normal_scores(known) if is_scored else ())
     if form == "binary":
         return Coding(form, (), low, high)
     # Something must be filled in where nothing was seen.

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -11,10 +12,11 @@ from vadtune.data.codec import Codec
 from vadtune.data.splits import Rows
 from vadtune.data.tables import IntArray
 from vadtune.errors import ConfigError
-from vadtune.models.config import AnyDecoderConfig, DecoderConfig, NoiseConfig
+from vadtune.models.config import DecoderConfig, VADConfig, VAEConfig
 from vadtune.models.decoder import Decoder
 from vadtune.models.levels import Leveled
 from vadtune.models.likelihood import Gaussian, Likelihood, Mixed, Noise
+from vadtune.models.normal_scores import Scored
 from vadtune.models.objective import Batch, Posterior
 
 
@@ -39,34 +41,31 @@ class Parts:
     codec: Codec
 
     @classmethod
-    def build(
-        cls, decoder: AnyDecoderConfig, latent_dim: int, noise: NoiseConfig, codec: Codec, *, levels: bool
-    ) -> "Parts":
+    def build(cls, config: VADConfig | VAEConfig, codec: Codec) -> "Parts":
         """Make the likelihood of a codec's columns, and a decoder of the outputs that it reads, with fresh weights.
 
-        Args:
-            decoder: Settings.
-            latent_dim: L.
-            noise: Settings of the numbers' noise.
-            codec: The columns.
-            levels: Whether numbers of few values are taken as levels.
-
         Raises:
-            ConfigError: The decoder is not one for columns of codes, or of levels.
+            ConfigError: The decoder is not one for columns of codes, of levels, or of normal scores.
         """
         likelihood: Likelihood
         if codec.is_plain:
-            likelihood = Gaussian(noise.build(codec.n_outputs), codec.n_outputs)
+            likelihood = Gaussian(config.noise.build(codec.n_outputs), codec.n_outputs)
         else:
-            likelihood = Mixed(noise.build(codec.numbers.size), codec)
-        if levels and codec.leveled.size:
+            likelihood = Mixed(config.noise.build(codec.numbers.size), codec)
+        scored = codec.scored
+        if config.levels and codec.leveled.size:
             likelihood = Leveled(likelihood, codec)
+            scored = np.setdiff1d(scored, codec.leveled)
+        if config.normal_scores and scored.size:
+            likelihood = Scored(likelihood, codec, scored, config.noise.build(scored.size))
+        decoder = config.decoder
         is_free = isinstance(decoder, DecoderConfig) and decoder.output == "identity"
         if not (is_free or isinstance(likelihood, Gaussian)):
             raise ConfigError(
-                "model.decoder: 'projective' and output 'sigmoid' are for numbers, and there are codes or levels."
+                "model.decoder: 'projective' and output 'sigmoid' are for numbers alone, and there are codes, levels "
+                "or normal scores."
             )
-        return cls(decoder.build(latent_dim, likelihood.n_outputs), likelihood, codec)
+        return cls(decoder.build(config.latent_dim, likelihood.n_outputs), likelihood, codec)
 
 
 class Model(nn.Module, ABC):
@@ -92,8 +91,8 @@ class Model(nn.Module, ABC):
     def batch(self, x: Float[Tensor, "N D"]) -> Batch:
         """Rows ready for the hot loop, of values that are NaN wherever a model must not see."""
         if self.codec.is_plain:
-            return Batch.of(x)
-        return Batch.of(torch.from_numpy(self.codec.encode(x.cpu().numpy())).to(x))
+            return self.likelihood.prepare(Batch.of(x))
+        return self.likelihood.prepare(Batch.of(torch.from_numpy(self.codec.encode(x.cpu().numpy())).to(x)))
 
     def start_at(self, column_mean: Float[Tensor, " E"]) -> None:
         """Set the output bias so that z = 0 begins near the column means."""

@@ -100,7 +100,10 @@ class NoiseConfig(Settings):
 
 
 class VADConfig(Settings):
-    """Auto-decoder: a posterior per row, no encoder (Zadeh et al. 2019, arXiv:1903.00840); `levels`: levels.py."""
+    """Auto-decoder: a posterior per row, no encoder (Zadeh et al. 2019, arXiv:1903.00840).
+
+    `levels`: see levels.py; `normal_scores`: see normal_scores.py.
+    """
 
     kind: Literal["vad"] = "vad"
     latent_dim: int = Field(32, ge=1)
@@ -113,6 +116,7 @@ class VADConfig(Settings):
     decoder: AnyDecoderConfig = DecoderConfig()
     noise: NoiseConfig = NoiseConfig()
     levels: bool = False
+    normal_scores: bool = False
 
     def build(self, columns: int | Codec) -> "VAD":
         """Make a VAD with fresh weights from torch's global generator; of so many numbers, or of any columns."""
@@ -132,6 +136,7 @@ class VAEConfig(Settings):
     decoder: AnyDecoderConfig = DecoderConfig()
     noise: NoiseConfig = NoiseConfig()
     levels: bool = False
+    normal_scores: bool = False
 
     def build(self, columns: int | Codec) -> "VAE":
         """Make a VAE with fresh weights from torch's global generator; of so many numbers, or of any columns."""

@@ -13,11 +13,11 @@ from torch import Tensor
 from vadtune.data.codec import Codec
 from vadtune.data.tables import IntArray
 from vadtune.models.codes import Blocks
-from vadtune.models.likelihood import Likelihood
+from vadtune.models.likelihood import Likelihood, Wrapping
 from vadtune.models.objective import Batch
 
 
-class Leveled(Likelihood):
+class Leveled(Wrapping):
     """Another likelihood but for some of its numbers, whose cells are levels: softmax blocks behind its own outputs.
 
     A value between two levels, in rows that were not seen in training, counts as the nearer one. The outputs are those
@@ -34,11 +34,7 @@ class Leveled(Likelihood):
     others: Tensor
 
     def __init__(self, inner: Likelihood, codec: Codec) -> None:
-        super().__init__(inner.noise)
-        # The noise is a part of the other: it is not to be there twice.
-        del self.noise
-        self.inner = inner
-        self.__dict__["noise"] = inner.noise
+        super().__init__(inner)
         levels = [codec.columns[codec.numbers[place]].codes for place in codec.leveled]
         self.leveled = codec.leveled
         self.blocks = Blocks([len(values) for values in levels])
@@ -71,7 +67,7 @@ class Leveled(Likelihood):
 
     def pairwise_error(self, outputs: Float[Tensor, "A O"], batch: Batch) -> Float[Tensor, "A N"]:
         """The same for every output and every row."""
-        logits, known = self._logits(outputs), batch.observed[:, self.places]
+        logits, known = self._own(outputs), batch.observed[:, self.places]
         chosen = known.new_zeros(len(known), logits.shape[1]).scatter(1, self._chosen(batch), known)
         errors = self.inner.pairwise_error(self._inner(outputs), self._rest(batch))
         return errors + self.blocks.log_sums(logits) @ known.T - logits @ chosen.T
@@ -90,45 +86,35 @@ class Leveled(Likelihood):
 
     def number_variance(self, outputs: Float[Tensor, "N O"], temperature: float = 1.0) -> Float[Tensor, "N M"]:
         """That of the values by their chances."""
-        chances = self.blocks.chances(self._logits(outputs) / temperature)
+        chances = self.blocks.chances(self._own(outputs) / temperature)
         mean = self._mean(chances)
         off = (self.values - mean[:, self.blocks.block]).square()
-        inner = self.inner.number_variance(self._inner(outputs))
+        inner = super().number_variance(outputs)
         return inner.index_copy(1, self.places, self.blocks.sums(chances * off))
-
-    def chances(self, outputs: Float[Tensor, "N O"], batch: Batch, temperature: float = 1.0) -> Float[Tensor, "N C"]:
-        """The other's: levels are numbers."""
-        return self.inner.chances(self._inner(outputs), batch, temperature)
 
     def all_chances(
         self, outputs: Float[Tensor, "N O"], batch: Batch, temperature: float = 1.0
     ) -> Float[Tensor, "N K"]:
         """The other's, and those of the batch's levels."""
-        levels = torch.exp(-self._losses(self._logits(outputs) / temperature, batch))
+        levels = torch.exp(-self._losses(self._own(outputs) / temperature, batch))
         return torch.cat([self.chances(outputs, batch, temperature), levels], 1)
 
     def expect(self, outputs: Float[Tensor, "N O"]) -> Float[Tensor, "N E"]:
         """What the other expects, and the mean of the values by their chances."""
-        mean = self._mean(self.blocks.chances(self._logits(outputs)))
-        return self.inner.expect(self._inner(outputs)).index_copy(1, self.places, mean)
+        mean = self._mean(self.blocks.chances(self._own(outputs)))
+        return super().expect(outputs).index_copy(1, self.places, mean)
 
     def sample(
         self, outputs: Float[Tensor, "N O"], normal: Float[Tensor, "N D"], temperature: float = 1.0
     ) -> Float[Tensor, "N E"]:
         """The other's draws, and one of the values for each level's cell."""
         uniform = torch.special.ndtr(normal[:, self.places]).clamp(1e-6, 1 - 1e-6)
-        drawn = self._mean(self.blocks.sample(self._logits(outputs) / temperature, uniform))
-        return self.inner.sample(self._inner(outputs), normal, temperature).index_copy(1, self.places, drawn)
+        drawn = self._mean(self.blocks.sample(self._own(outputs) / temperature, uniform))
+        return super().sample(outputs, normal, temperature).index_copy(1, self.places, drawn)
 
     def output_at(self, mean: Float[Tensor, " E"]) -> Float[Tensor, " O"]:
         """The other's, and equal chances of all levels."""
         return torch.cat([self.inner.output_at(mean), torch.zeros_like(self.values)])
-
-    def _inner(self, outputs: Float[Tensor, "N O"]) -> Float[Tensor, "N E"]:
-        return outputs[:, : self.inner.n_outputs]
-
-    def _logits(self, outputs: Float[Tensor, "N O"]) -> Float[Tensor, "N B"]:
-        return outputs[:, self.inner.n_outputs :]
 
     def _rest(self, batch: Batch) -> Batch:
         """The batch as if nothing of the levels' columns were observed."""
@@ -144,7 +130,7 @@ class Leveled(Likelihood):
         return nearest.T + self.blocks.first
 
     def _surprise(self, outputs: Float[Tensor, "N O"], batch: Batch) -> Float[Tensor, " N"]:
-        return self._losses(self._logits(outputs), batch).sum(-1)
+        return self._losses(self._own(outputs), batch).sum(-1)
 
     def _losses(self, logits: Float[Tensor, "N B"], batch: Batch) -> Float[Tensor, "N C"]:
         """-log p of each level, 0 where it is not observed."""

@@ -39,6 +39,10 @@ class Likelihood(nn.Module, ABC):
         super().__init__()
         self.noise = noise
 
+    def prepare(self, batch: Batch) -> Batch:
+        """The batch with all that the other methods look at."""
+        return batch
+
     @abstractmethod
     def loss(self, outputs: Float[Tensor, "N E"], batch: Batch) -> Float[Tensor, " N"]:
         """Negative log likelihood of each row's observed cells, without constants."""
@@ -294,3 +298,53 @@ class Mixed(Likelihood):
         a, b, c = self.ends
         booleans = torch.logit(mean[a:b].clamp(0.01, 0.99))
         return torch.cat([mean[:a], booleans, torch.zeros_like(mean[b:c]), mean[c:].clamp(min=1e-3).log()])
+
+
+class Wrapping(Likelihood):
+    """Another likelihood, and further outputs behind its own, of which a subclass says what they are.
+
+    Args:
+        inner: The other; its noise is that of both.
+    """
+
+    def __init__(self, inner: Likelihood) -> None:
+        super().__init__(inner.noise)
+        # The noise is a part of the other: it is not to be there twice.
+        del self.noise
+        self.inner = inner
+        self.__dict__["noise"] = inner.noise
+
+    @property
+    def gaussian(self) -> IntArray:
+        """The other's."""
+        return self.inner.gaussian
+
+    def number_variance(self, outputs: Float[Tensor, "N O"], temperature: float = 1.0) -> Float[Tensor, "N M"]:
+        """The other's."""
+        return self.inner.number_variance(self._inner(outputs), temperature)
+
+    def chances(self, outputs: Float[Tensor, "N O"], batch: Batch, temperature: float = 1.0) -> Float[Tensor, "N C"]:
+        """The other's."""
+        return self.inner.chances(self._inner(outputs), batch, temperature)
+
+    def all_chances(
+        self, outputs: Float[Tensor, "N O"], batch: Batch, temperature: float = 1.0
+    ) -> Float[Tensor, "N K"]:
+        """The other's."""
+        return self.inner.all_chances(self._inner(outputs), batch, temperature)
+
+    def expect(self, outputs: Float[Tensor, "N O"]) -> Float[Tensor, "N E"]:
+        """What the other expects."""
+        return self.inner.expect(self._inner(outputs))
+
+    def sample(
+        self, outputs: Float[Tensor, "N O"], normal: Float[Tensor, "N D"], temperature: float = 1.0
+    ) -> Float[Tensor, "N E"]:
+        """The other's draws."""
+        return self.inner.sample(self._inner(outputs), normal, temperature)
+
+    def _inner(self, outputs: Float[Tensor, "N O"]) -> Float[Tensor, "N I"]:
+        return outputs[:, : self.inner.n_outputs]
+
+    def _own(self, outputs: Float[Tensor, "N O"]) -> Float[Tensor, "N X"]:
+        return outputs[:, self.inner.n_outputs :]

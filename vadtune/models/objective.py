@@ -30,10 +30,12 @@ class Batch:
     Args:
         x: Observed values, 0 where a cell is not observed.
         observed: 1.0 where a cell is observed, 0.0 elsewhere.
+        scores: Normal scores of some of the columns, if the model looks at them; see normal_scores.py.
     """
 
     x: Float[Tensor, "N D"]
     observed: Float[Tensor, "N D"]
+    scores: "Batch | None" = None
 
     @staticmethod
     def of(x: Float[Tensor, "N D"]) -> "Batch":
@@ -43,22 +45,23 @@ class Batch:
 
     def rows(self, index: Int[Tensor, " B"] | slice) -> "Batch":
         """The chosen rows, in the order of the index."""
+        scores = None if self.scores is None else self.scores.rows(index)
         if isinstance(index, slice):
-            return Batch(self.x[index], self.observed[index])
-        return Batch(self.x.index_select(0, index), self.observed.index_select(0, index))
+            return Batch(self.x[index], self.observed[index], scores)
+        return Batch(self.x.index_select(0, index), self.observed.index_select(0, index), scores)
 
     def split(self, n_rows: int) -> list["Batch"]:
         """The same rows in parts of so many; one part of none."""
-        parts = zip(self.x.split(n_rows), self.observed.split(n_rows), strict=True)
-        return [Batch(x, observed) for x, observed in parts]
+        return [self.rows(slice(start, start + n_rows)) for start in range(0, max(1, len(self)), n_rows)]
 
     def columns(self, index: slice) -> "Batch":
-        """Some of the columns."""
+        """Some of the columns, without scores."""
         return Batch(self.x[:, index], self.observed[:, index])
 
     def to(self, device: torch.device) -> "Batch":
         """The same rows on another device."""
-        return Batch(self.x.to(device), self.observed.to(device))
+        scores = None if self.scores is None else self.scores.to(device)
+        return Batch(self.x.to(device), self.observed.to(device), scores)
 
     def __len__(self) -> int:
         return len(self.x)

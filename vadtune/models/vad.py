@@ -22,7 +22,7 @@ class VAD(Model):
     latent_log_var: Float[Tensor, " L"]
 
     def __init__(self, config: VADConfig, codec: Codec) -> None:
-        parts = Parts.build(config.decoder, config.latent_dim, config.noise, codec, levels=config.levels)
+        parts = Parts.build(config, codec)
         super().__init__(parts, config.kl_weight)
         self.config = config
         self.beginning = STARTS[config.inference_start](config.latent_dim, codec.n_outputs)

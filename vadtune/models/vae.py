@@ -24,7 +24,7 @@ class VAE(Model):
     """A decoder whose rows are given their posteriors by an encoder."""
 
     def __init__(self, config: VAEConfig, codec: Codec) -> None:
-        parts = Parts.build(config.decoder, config.latent_dim, config.noise, codec, levels=config.levels)
+        parts = Parts.build(config, codec)
         super().__init__(parts, config.kl_weight)
         self.config = config
         self.encoder = mlp(2 * codec.n_outputs, 2 * config.latent_dim, config.encoder)

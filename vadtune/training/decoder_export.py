@@ -142,8 +142,9 @@ def _program(artifact: Artifact, dtype: torch.dtype) -> torch.export.ExportedPro
         )
     if not isinstance(artifact.model.likelihood, Gaussian):
         raise ConfigError(
-            "--format torch and onnx are for models of plain numbers, and this one takes some as levels. Search with "
-            "--set model.levels=false, or take --format safetensors."
+            "--format torch and onnx are for models of plain numbers, and this one takes some as levels or normal "
+            "scores. Search with --set model.levels=false --set model.normal_scores=false, or take "
+            "--format safetensors."
         )
     example = torch.zeros(2, artifact.config.model.latent_dim, dtype=dtype)
     decoder = copy.deepcopy(artifact.model.decoder).to("cpu", dtype).eval()

@@ -19,7 +19,7 @@ from vadtune.tuning.mirror import Mirror, is_needed
 from vadtune.tuning.plan import End, Outcome, Plan
 from vadtune.tuning.preflight import check_nodes, check_resources, n_fitting
 from vadtune.tuning.progress import Progress, RunningTrial, Snapshot
-from vadtune.tuning.sigterm import take_back_sigterm
+from vadtune.tuning.sigterm import own_sigterm
 from vadtune.tuning.study import (
     checkpoints,
     count_states,
@@ -97,13 +97,11 @@ class Session:
 
     def wait_for(self, cluster: Cluster) -> None:
         """Wait for Ray, telling so; then check that trials fit and nodes see the storage."""
-        # Often: as Ray connects, SIGTERM is for a moment its own.
-        while not cluster.is_ready(timeout_s=0.01):
-            take_back_sigterm()
-            if self.stopping.is_set():
-                return
-            self.tick()
-        take_back_sigterm()
+        with own_sigterm():
+            while not cluster.is_ready(timeout_s=0.01):
+                if self.stopping.is_set():
+                    return
+                self.tick()
         import ray
 
         plan, nodes = self.plan, ray.nodes()  # type: ignore[no-untyped-call]

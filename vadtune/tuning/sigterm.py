@@ -12,7 +12,7 @@ KEEPING_S = 0.005
 
 @contextmanager
 def own_sigterm() -> Iterator[None]:
-    """Keep a handler of SIGTERM in Python that is there already, from any thread; see `take_back_sigterm`."""
+    """Keep a handler of SIGTERM in Python that is there already, from any thread."""
     get, put = ctypes.pythonapi.PyOS_getsig, ctypes.pythonapi.PyOS_setsig
     get.restype = put.restype = ctypes.c_void_p
     put.argtypes = (ctypes.c_int, ctypes.c_void_p)
@@ -34,9 +34,3 @@ def own_sigterm() -> Iterator[None]:
         over.set()
         keeper.join()
         put(signal.SIGTERM, handler)
-
-
-def take_back_sigterm() -> None:
-    """Give SIGTERM to its Python handler again: Ray, as it connects, puts one before it that ends the process."""
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))

@@ -13,6 +13,7 @@ from typing import Any
 
 import optuna
 
+from vadtune.data.codec import Codec
 from vadtune.data.splits import Rows
 from vadtune.errors import ConfigError
 from vadtune.settings import Nested, Settings, flatten, nearest, parse, read_toml, set_path, unflatten
@@ -177,10 +178,12 @@ def default_space(model: str, *, is_image: bool) -> str:
 def for_table(space: Space, train: Rows) -> Space:
     """The space for rows to train on: with values for so many, without what says nothing of such columns.
 
-    Where no number has levels, whether numbers are levels is left out.
+    Where no number has levels, whether numbers are levels is left out; and so are normal scores.
     """
-    has_levels = train.codec is not None and train.codec.leveled.size
-    return (space if has_levels else space.settle("model.levels", value=False)).at(len(train.x))
+    codec = train.codec or Codec(())
+    for key, places in (("model.levels", codec.leveled), ("model.normal_scores", codec.scored)):
+        space = space if places.size else space.settle(key, value=False)
+    return space.at(len(train.x))
 
 
 def find_space(name_or_path: str) -> Path:
