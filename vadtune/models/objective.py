@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from vadtune.data.tables import FloatArray
+from vadtune.data.tables import FloatArray, IntArray
 
 
 def as_tensor(x: FloatArray) -> Float[Tensor, "N D"]:
@@ -80,6 +80,11 @@ class Posterior:
             return self.mean
         noise = torch.empty_like(self.mean).normal_(generator=rng)
         return torch.addcmul(self.mean, torch.exp(0.5 * self.log_var), noise)
+
+    def take(self, index: IntArray) -> "Posterior":
+        """Some of the rows."""
+        chosen = torch.from_numpy(index).to(self.mean.device)
+        return Posterior(self.mean[chosen], None if self.log_var is None else self.log_var[chosen])
 
     def split(self, n_rows: int) -> list["Posterior"]:
         """The same rows in parts of so many."""

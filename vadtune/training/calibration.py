@@ -9,7 +9,7 @@ from scipy.special import ndtr
 
 from vadtune.data.metrics import LEVELS, half_width
 from vadtune.data.splits import Holdout, Rows
-from vadtune.data.tables import FloatArray
+from vadtune.data.tables import FloatArray, IntArray
 from vadtune.models.objective import Posterior, as_tensor
 from vadtune.settings import Nested
 from vadtune.training.artifact import Artifact
@@ -60,7 +60,7 @@ def calibration(artifact: Artifact, posterior: Posterior, x_hat: FloatArray, hol
     return found
 
 
-def calibrated(artifact: Artifact, holdout: Holdout) -> Artifact:
+def calibrated(artifact: Artifact, holdout: Holdout, posteriors: Sequence[Posterior] | None = None) -> Artifact:
     """Choose how sure to be by rows that the model was not trained on, and on which it is not scored.
 
     A model of few rows takes what it has learned by heart for certainty: its deviations are too small, and its chances
@@ -76,17 +76,19 @@ def calibrated(artifact: Artifact, holdout: Holdout) -> Artifact:
     Args:
         artifact: The model.
         holdout: Such rows, those of validation; without hidden numbers, or codes, theirs is 1.
+        posteriors: Of these rows, of each member, if they are known.
 
     Source: Laves, Ihler, Fast, Kahrs, Ortmaier (2020), Well-calibrated regression uncertainty in medical imaging with
     deep learning, MIDL (sigma scaling); Guo, Pleiss, Sun, Weinberger (2017), On calibration of modern neural networks,
     ICML (temperature scaling).
     """
     artifact = replace(artifact, spread=1.0, temperature=1.0)
-    holdout = hidden_rows(holdout)
-    if not len(holdout.truth):
+    some = _hiding(holdout)
+    if not some.size:
         return artifact
+    holdout = _take(holdout, some)
     x = as_tensor(holdout.rows.x)
-    first, *others = artifact.posteriors(x)
+    first, *others = artifact.posteriors(x) if posteriors is None else [found.take(some) for found in posteriors]
     first = with_curvature(artifact.model, x, first)
     spread = _spread(artifact, [first, *others], holdout)
     return replace(artifact, spread=spread, temperature=_temperature(artifact, first, holdout))
@@ -123,12 +125,20 @@ def _temperature(artifact: Artifact, posterior: Posterior, holdout: Holdout) -> 
 
 def hidden_rows(holdout: Holdout) -> Holdout:
     """Rows that hide some `N_CELLS`, evenly from first to last; `LEAST_ROWS` to `MOST_ROWS`, as far as there are."""
+    return _take(holdout, _hiding(holdout))
+
+
+def _take(holdout: Holdout, index: IntArray) -> Holdout:
+    return Holdout(Rows(holdout.rows.x[index], holdout.rows.codec), holdout.truth[index])
+
+
+def _hiding(holdout: Holdout) -> IntArray:
+    """Which rows `hidden_rows` takes."""
     hidden = ~np.isnan(holdout.truth)
     hiding = np.flatnonzero(hidden.any(axis=1))
     share = N_CELLS / max(1, hidden.sum())
     n_chosen = min(hiding.size, round(np.clip(share * hiding.size, LEAST_ROWS, MOST_ROWS)))
-    some = hiding[np.linspace(0, hiding.size - 1, n_chosen).astype(np.intp)]
-    return Holdout(Rows(holdout.rows.x[some], holdout.rows.codec), holdout.truth[some])
+    return hiding[np.linspace(0, hiding.size - 1, n_chosen).astype(np.intp)]
 
 
 def crps(error: FloatArray, std: FloatArray) -> FloatArray:

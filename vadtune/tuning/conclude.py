@@ -128,12 +128,12 @@ def score_artifact(artifact: Artifact, problem: Problem) -> Tested:
     Where inference takes more steps than it did in training, so does the validation error among the metrics.
     """
     validation = problem.splits.validation
-    longer = patient(artifact, validation)
+    longer, posteriors = patient(artifact, validation), None
     if longer is not artifact:
-        x_hat = longer.reconstruct(as_tensor(validation.rows.x)).cpu().numpy()
-        error = longer.model.codec.score(x_hat, validation.truth)
+        posteriors = longer.posteriors(as_tensor(validation.rows.x))
+        error = longer.model.codec.score(longer.estimate(posteriors).cpu().numpy(), validation.truth)
         longer = replace(longer, metrics=longer.metrics | {validation_name(problem.table.unit): error})
-    return score_calibrated(calibrated(longer, validation), problem)
+    return score_calibrated(calibrated(longer, validation, posteriors), problem)
 
 
 def score_calibrated(artifact: Artifact, problem: Problem) -> Tested:
