@@ -172,25 +172,32 @@ def _spread(rows: FloatArray, n: int) -> FloatArray:
 
 def _curves(artifact: Artifact, problem: Problem) -> Arrays:
     """Errors over missing rates and over mechanisms, on the same rows, by one inference."""
-    config, train = problem.config, problem.splits.train.rows.x
+    train = problem.splits.train.rows.x
     n_rows = min(MAX_CURVE_ROWS, max(N_PICTURES, MAX_CURVE_CELLS // problem.table.n_features))
     known = _spread(complete(problem.splits.test), n_rows)
-    over_rates = [hide(known, config.mechanism, rate, config.seed, artifact.image_shape) for rate in RATES]
+    over_rates = dict(_hidden_by_each_rate(known, problem))
     over_mechanisms = dict(_hidden_by_each(known, problem))
-    x_hats = reconstruct_each(artifact, [*over_rates, *over_mechanisms.values()])
+    holdouts = [*over_rates.values(), *over_mechanisms.values()]
     codec = problem.splits.codec
-    errors = [
-        codec.score(x_hat, holdout.truth)
-        for x_hat, holdout in zip(x_hats, [*over_rates, *over_mechanisms.values()], strict=True)
-    ]
+    x_hats = reconstruct_each(artifact, holdouts)
+    errors = [codec.score(x_hat, holdout.truth) for x_hat, holdout in zip(x_hats, holdouts, strict=True)]
     mean = np.broadcast_to(codec.decode(column_means(codec.encode(train))[None]), known.shape)
     return {
-        "rate_grid": np.array(RATES),
-        "rate_rmse": np.array(errors[: len(RATES)]),
-        "rate_baseline_mean": np.array([codec.score(mean, holdout.truth) for holdout in over_rates]),
+        "rate_grid": np.array(list(over_rates)),
+        "rate_rmse": np.array(errors[: len(over_rates)]),
+        "rate_baseline_mean": np.array([codec.score(mean, holdout.truth) for holdout in over_rates.values()]),
         "mechanism_names": np.array(list(over_mechanisms)),
-        "mechanism_rmse": np.array(errors[len(RATES) :]),
+        "mechanism_rmse": np.array(errors[len(over_rates) :]),
     }
+
+
+def _hidden_by_each_rate(known: FloatArray, problem: Problem) -> Iterator[tuple[float, Holdout]]:
+    config = problem.config
+    for rate in RATES:
+        try:
+            yield rate, hide(known, config.mechanism, rate, config.seed, problem.table.image_shape)
+        except ConfigError:
+            continue  # MAR leaves a column as it is: of few columns not nine tenths can be hidden
 
 
 def _hidden_by_each(known: FloatArray, problem: Problem) -> Iterator[tuple[str, Holdout]]:
