@@ -84,6 +84,14 @@ def test_a_mask_is_drawn_row_by_row_otherwise(artifact):
     assert not (hidden == hidden[0]).all()
 
 
+def test_of_few_columns_the_usual_rates_end_where_the_mechanism_does(artifact):
+    rates = (0.5, 0.9, 0.95)
+    assert choose_rows(artifact, load("wine"), Mcar(), 0).reachable(rates, "random") == rates
+    rows = choose_rows(artifact, load("wine"), Mar(), 0)  # one of thirteen columns stays
+    assert rows.reachable(rates, "random") == rates[:2]
+    assert rows.reachable(rates, "fixed") == rates  # none can be met: the first one tells why
+
+
 def test_rate_zero_scores_observed_cells_only(folder, capsys):
     (result,) = evaluate(capsys, folder, "--missing-rates", "0")["rates"]
     assert (result["n_hidden"], result["rmse"], result["mse"]) == (0, None, None)

@@ -26,7 +26,7 @@ Without DATASET the model is scored on the test rows of the table it was trained
 cells are scored. --reference-output writes what the VAD paper's code writes: results.json, pred.h5 and
 final_latents.h5 (with nothing hidden), missing_pred_MODE.h5 (RATE/pred and RATE/input, NaN where hidden)."""
 
-DEFAULT_RATES = "0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9"
+DEFAULT_RATES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 # Of a table with codes: the mean over columns, and its parts.
 MIXED = {"mean error": "error", "NRMSE": "nrmse", "error rate": "error_rate"}
 COLUMNS = {
@@ -48,8 +48,7 @@ def parser() -> cli.Parser:
         "--missing-rates",
         metavar="R,R,…",
         type=cli.rates,
-        default=cli.rates(DEFAULT_RATES),
-        help="shares of the known cells to hide (default: 0.1 to 0.9)",
+        help="shares of the known cells to hide (default: 0.1 to 0.9, as far as the mechanism can)",
     )
     made.add_argument("--mechanism", choices=cli.MECHANISMS, help="why cells are missing (default: as it was trained)")
     made.add_argument(
@@ -86,9 +85,10 @@ def evaluate(args: argparse.Namespace) -> int:
             f"{args.artifact}: was refitted on all rows of this table, so that nothing is left to score it on. Its "
             "scores from before are in metrics.json; vadtune.export RUN -o DIR gives the model that they are of."
         )
-    cli.say(f"{table.name}: {_which(rows)}, {len(args.missing_rates)} missing rates")
+    missing_rates = args.missing_rates or rows.reachable(DEFAULT_RATES, args.mask)
+    cli.say(f"{table.name}: {_which(rows)}, {len(missing_rates)} missing rates")
     column_range = rows.column_range
-    results: Iterable[RateResult] = over_rates(artifact, rows, args.missing_rates, args.mask)
+    results: Iterable[RateResult] = over_rates(artifact, rows, missing_rates, args.mask)
     if args.reference_output:
         results = write_reference(args.reference_output, artifact, rows, args.mask, results)
     scores = [result.scores(column_range) | result.calibration(artifact) for result in results]

@@ -1,6 +1,7 @@
 """A trained model on the same rows at many missing rates, in one inference."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
@@ -59,6 +60,14 @@ class TestRows:
         mask = _fixed(self.table, self.config, missing_rate) if mode == "fixed" else self._random(missing_rate)
         known = self.table.values[self.rows]
         return hold_out(known, mask[self.rows] & ~np.isnan(known), self.scaler, self.codec)
+
+    def reachable(self, missing_rates: Sequence[float], mode: MaskMode) -> Sequence[float]:
+        """Of ascending rates those that the mechanism can meet; all, if it can meet none."""
+        for n in range(len(missing_rates), 0, -1):
+            with suppress(ConfigError):
+                self.holdout(missing_rates[n - 1], mode)
+                return missing_rates[:n]
+        return missing_rates
 
     @property
     def column_range(self) -> FloatArray:
