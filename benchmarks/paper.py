@@ -34,7 +34,7 @@ from plotly.subplots import make_subplots
 from vadtune.data.metrics import rmse
 from vadtune.data.problem import Problem, load_problem
 from vadtune.data.splits import DataConfig
-from vadtune.models.objective import Batch, as_tensor
+from vadtune.models.objective import as_tensor
 from vadtune.settings import parse
 from vadtune.training.config import TrialConfig
 from vadtune.training.evaluation import complete, hide
@@ -95,7 +95,7 @@ def train(case: Case, config: TrialConfig, rates: list[float]) -> list[dict[str,
     errors = []
     for tested in rates if rate is None else [rate]:
         test = problem.splits.test if rate is not None else hidden_again(problem, tested)
-        posterior = infer(model, Batch.of(as_tensor(test.rows.x)), config.infer)
+        posterior = infer(model, model.batch(as_tensor(test.rows.x)), config.infer)
         x_hat = model.decoder(posterior.mean).detach().numpy()
         scores = {"mse": rmse(x_hat, test.truth) ** 2, "validation": validation}
         errors.append({**asdict(case), "tested_at": tested, **scores})
