@@ -96,7 +96,7 @@ def train(case: Case, config: TrialConfig, rates: list[float]) -> list[dict[str,
     for tested in rates if rate is None else [rate]:
         test = problem.splits.test if rate is not None else hidden_again(problem, tested)
         posterior = infer(model, model.batch(as_tensor(test.rows.x)), config.infer)
-        x_hat = model.decoder(posterior.mean).detach().numpy()
+        x_hat = model.estimate(posterior.mean).detach().numpy()
         scores = {"mse": rmse(x_hat, test.truth) ** 2, "validation": validation}
         errors.append({**asdict(case), "tested_at": tested, **scores})
     return errors
