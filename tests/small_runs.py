@@ -10,9 +10,10 @@ from optuna.trial import TrialState
 
 from vadtune.data.problem import Problem, load_problem
 from vadtune.data.splits import DataConfig
+from vadtune.models.config import VADConfig, VAEConfig
 from vadtune.settings import Nested, flatten, parse
-from vadtune.training.artifact import save_artifact
-from vadtune.training.config import TrialConfig
+from vadtune.training.artifact import Artifact, save_artifact
+from vadtune.training.config import TrainConfig, TrialConfig
 from vadtune.training.run import TrialRun
 from vadtune.tuning.conclude import artifact_of, score_artifact
 from vadtune.tuning.record import write_json
@@ -50,6 +51,16 @@ def fitted(config: TrialConfig, problem: Problem) -> TrialRun:
     for epoch in report_epochs((1, 2), config.train.n_epochs):
         run.advance(epoch)
     return run
+
+
+def trained(problem: Problem, model: VADConfig | VAEConfig) -> Artifact:
+    """A model that has learned its table, in 120 epochs."""
+    train = TrainConfig(n_epochs=120, batch_size=64, learning_rate=5e-3, latent_learning_rate=0.1, schedule="one_cycle")
+    config = TrialConfig(model=model, train=train)
+    run = TrialRun(config, problem.splits.train.rows, problem.splits.validation)
+    run.advance(120)
+    run.finish()
+    return artifact_of(config, run.best_model().eval(), problem, {})
 
 
 def make_run(folder: Path) -> Path:

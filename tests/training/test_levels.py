@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.small_runs import trained
 from vadtune.data.metrics import rmse
 from vadtune.data.problem import Problem
 from vadtune.data.splits import DataConfig, split
@@ -15,11 +16,9 @@ from vadtune.errors import ConfigError
 from vadtune.models.config import VADConfig, VAEConfig
 from vadtune.training.artifact import load_artifact, save_artifact
 from vadtune.training.calibration import calibrated, calibration
-from vadtune.training.config import TrainConfig, TrialConfig
 from vadtune.training.decoder_export import add_torch
 from vadtune.training.fill import Filler
-from vadtune.training.run import TrialRun
-from vadtune.tuning.conclude import artifact_of, score_artifact
+from vadtune.tuning.conclude import score_artifact
 
 N_TOWNS, N_ROWS = 12, 400
 
@@ -34,15 +33,6 @@ def problem():
     columns = tuple(Column(f"x{j}", "numeric", "float64") for j in range(5))
     table, config = Table("towns", "made", values, columns), DataConfig(dataset="towns", missing_rate=0.3)
     return Problem(table, config, split(table, config))
-
-
-def trained(problem, model):
-    train = TrainConfig(n_epochs=120, batch_size=64, learning_rate=5e-3, latent_learning_rate=0.1, schedule="one_cycle")
-    config = TrialConfig(model=model, train=train)
-    run = TrialRun(config, problem.splits.train.rows, problem.splits.validation)
-    run.advance(120)
-    run.finish()
-    return artifact_of(config, run.best_model().eval(), problem, {})
 
 
 def vad(*, levels):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.small_runs import trained
 from vadtune.data.metrics import rmse
 from vadtune.data.problem import Problem
 from vadtune.data.splits import DataConfig, split
@@ -11,10 +12,7 @@ from vadtune.data.tables import Column, Table
 from vadtune.errors import ConfigError
 from vadtune.models.config import VADConfig
 from vadtune.training.artifact import load_artifact, save_artifact
-from vadtune.training.config import TrainConfig, TrialConfig
 from vadtune.training.decoder_export import add_torch
-from vadtune.training.run import TrialRun
-from vadtune.tuning.conclude import artifact_of
 
 
 @pytest.fixture(scope="module")
@@ -28,26 +26,20 @@ def problem():
     return Problem(table, config, split(table, config))
 
 
-def trained(problem, *, normal_scores):
-    model = VADConfig(
+def vad(*, normal_scores):
+    return VADConfig(
         latent_dim=4, kl_weight=0.3, log_var=-3.0, normal_scores=normal_scores, noise={"kind": "per_column"}
     )
-    train = TrainConfig(n_epochs=120, batch_size=64, learning_rate=5e-3, latent_learning_rate=0.1, schedule="one_cycle")
-    config = TrialConfig(model=model, train=train)
-    run = TrialRun(config, problem.splits.train.rows, problem.splits.validation)
-    run.advance(120)
-    run.finish()
-    return artifact_of(config, run.best_model().eval(), problem, {})
 
 
 @pytest.fixture(scope="module")
 def scored(problem):
-    return trained(problem, normal_scores=True)
+    return trained(problem, vad(normal_scores=True))
 
 
 def test_rows_of_small_numbers_are_told_apart(problem, scored):
     assert problem.splits.codec.scored.tolist() == [0, 1, 2]
-    plain = trained(problem, normal_scores=False)
+    plain = trained(problem, vad(normal_scores=False))
     test = problem.splits.test
     x_hats = (artifact.reconstruct(torch.from_numpy(test.rows.x)).numpy() for artifact in (scored, plain))
     with_scores, without = (rmse(x_hat[:, 3:], test.truth[:, 3:]) for x_hat in x_hats)
