@@ -85,6 +85,7 @@ def test_a_killed_search_goes_on_elsewhere_in_bad_weather_and_is_exported_from_t
     assert weather.seen["stalled"] > 0
     trials = read_study(second / "runs/night/study.log").trials
     assert len(trials) == 9
+    assert not [trial.user_attrs.get("failure") for trial in trials if trial.state == TrialState.FAIL]
     assert {trial.state for trial in trials} <= {TrialState.COMPLETE, TrialState.PRUNED}
     kept = [t for t in trials if t.number in here and t.datetime_complete == here[t.number].datetime_complete]
     assert len([trial for trial in kept if trial.state.is_finished()]) >= 3

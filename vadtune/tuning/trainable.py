@@ -5,6 +5,7 @@ It lives in a Ray actor that runs many trials, one after the other.
 
 import bisect
 import gc
+import logging
 import math
 import random
 from pathlib import Path
@@ -15,6 +16,8 @@ from ray import tune
 from vadtune.errors import Diverged, VadtuneError
 from vadtune.settings import Nested
 from vadtune.tuning.runs import Job, Run
+
+logger = logging.getLogger(__name__)
 
 
 class Trainable(tune.Trainable):
@@ -90,10 +93,14 @@ class Trainable(tune.Trainable):
         return epochs[min(bisect.bisect_right(epochs, epoch), len(epochs) - 1)]
 
     def _start(self) -> Run:
-        if self.checkpoint is None:
-            return self.job.runs.start(self.trial, self.data, self.job.max_epochs, self.job.device)
-        with self.job.storage.fetched(self.checkpoint) as folder:
-            return self._load(folder)
+        if self.checkpoint is not None:
+            try:
+                with self.job.storage.fetched(self.checkpoint) as folder:
+                    return self._load(folder)
+            except FileNotFoundError:
+                # A driver was killed while it deleted the files of the checkpoint, one by one.
+                logger.info("%s is not whole any more: the trial begins anew", self.checkpoint)
+        return self.job.runs.start(self.trial, self.data, self.job.max_epochs, self.job.device)
 
     def _load(self, folder: Path) -> Run:
         return self.job.runs.load(folder, self.trial, self.data, self.job.max_epochs, self.job.device)
