@@ -108,8 +108,8 @@ def test_hidden_values_change_nothing_and_parts_are_those_of_the_whole(table, mo
         assert_close(made.map_loss(part, z[index]), losses[index])
         assert_close(made.map_loss(batch.rows(index), z[index]), losses[index])
         assert_close(made.map_loss(made.batch(torch.from_numpy(x[index])), z[index]), losses[index])
-    assert batch.scores is not None
-    assert not batch.scores.x[batch.observed[:, made.likelihood.places] == 0].any()
+    assert batch.scored is not None
+    assert not batch.scored.x[:, batch.x.shape[1] :][batch.observed[:, made.likelihood.places] == 0].any()
     assert made.estimate(z).shape == (N, len(codec.columns))
 
 

@@ -49,9 +49,43 @@ def test_reconstruction_error_is_the_loss_without_the_log_of_the_noise(noise_log
 def test_the_row_loss_is_the_negative_evidence_lower_bound(config):
     torch.manual_seed(0)
     model = config.model_copy(update={"kl_weight": 0.3}).build(5)
-    batch, posterior, z = Batch.of(holes(normal(6, 5))), Posterior(normal(6, 2), -normal(6, 2, seed=1)), normal(6, 2)
+    batch, posterior = Batch.of(holes(normal(6, 5))), Posterior(normal(6, 2), -normal(6, 2, seed=1))
+    noise = normal(6, 2, seed=2)
+    z = posterior.mean + torch.exp(0.5 * posterior.log_var) * noise
     expected = reconstruction_loss(model.decoder(z), batch, model.noise.log_var()) + 0.3 * posterior.kl()
-    assert_close(model.loss(batch, posterior, z), expected)
+    assert_close(model.loss(batch, posterior, noise), expected)
+
+
+@pytest.mark.parametrize("noise_log_var", NOISES, ids=["one noise", "a noise per column"])
+def test_the_gradient_of_the_reconstruction_loss_is_that_of_its_formula(noise_log_var):
+    batch = Batch.of(holes(normal(6, 5)).double())
+    inputs = normal(6, 5, seed=1).double().requires_grad_(), noise_log_var.double().requires_grad_()
+
+    def formula(x_hat, log_var):
+        terms = (x_hat - batch.x).square() / (2 * log_var.exp()) + 0.5 * log_var
+        return (terms * batch.observed).sum(1)
+
+    weights = normal(6, seed=2).double()
+    known = torch.autograd.grad(reconstruction_loss(inputs[0], batch, inputs[1]), inputs, weights)
+    assert_close(known, torch.autograd.grad(formula(*inputs), inputs, weights))
+
+
+@pytest.mark.parametrize("shape", [(7, 3), (3,)], ids=["a draw for each row", "one draw for all"])
+def test_a_draw_and_its_kl_are_those_of_their_formulas_and_so_are_the_gradients(shape):
+    leaves = normal(7, 3).double().requires_grad_(), normal(7, 3, seed=1).double().requires_grad_()
+    noise, posterior = normal(*shape, seed=2).double(), Posterior(*leaves)
+    found = posterior.draw(noise)
+    expected = leaves[0] + torch.exp(0.5 * leaves[1]) * noise, posterior.kl()
+    assert_close(found, expected)
+    weights = normal(7, 3, seed=3).double(), normal(7, seed=4).double()
+    assert_close(torch.autograd.grad(found, leaves, weights), torch.autograd.grad(expected, leaves, weights))
+
+
+def test_a_point_draws_itself():
+    mean = normal(7, 3)
+    z, kl = Posterior(mean, None).draw(normal(7, 3))
+    assert z is mean
+    assert not kl.any()
 
 
 def test_a_row_without_observed_cells_costs_only_its_kl():

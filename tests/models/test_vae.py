@@ -38,12 +38,13 @@ def test_training_posteriors_are_the_encoder_s_and_hold_no_weights_of_their_own(
     model.begin(posteriors, Rows(x.numpy()), batch, torch.Generator())
     assert not list(posteriors.parameters())
     assert not posteriors.state_dict()
-    index = torch.tensor([4, 1])
-    assert_close(posteriors.of(index, batch.rows(index)).mean, model.start(batch).mean[index])
+    index = torch.tensor([4, 2, 1])
+    rows = batch.rows(index).rows(slice(1, 3))
+    assert_close(posteriors.visit(index).of(slice(1, 3), rows).mean, model.start(batch).mean[[2, 1]])
 
 
 def test_the_encoder_learns_by_the_gradient_of_the_loss():
     model, batch = VAEConfig(latent_dim=3).build(4), Batch.of(holes(normal(6, 4)))
     posterior = model.start(batch)
-    model.loss(batch, posterior, posterior.sample(torch.Generator().manual_seed(0))).sum().backward()
+    model.loss(batch, posterior, posterior.noise(torch.Generator().manual_seed(0))).sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.encoder.parameters())

@@ -77,7 +77,7 @@ def test_linear_start_is_the_ridge_regression_of_the_training_latents(n_columns)
     model = VADConfig(latent_dim=2, inference_start="linear").build(n_columns).double()
     posteriors = posteriors_of(model, batch)
     assert_close(model.start(batch).mean, torch.zeros(12, 2, dtype=torch.float64))
-    posteriors.table[:, 0, :2] = torch.randn(12, 2, dtype=torch.float64)
+    posteriors.table[0, 0] = torch.randn(12, 2, dtype=torch.float64)
     model.remember(posteriors)
     centred = np.nan_to_num((x - x.nanmean(0)).numpy())
     expected = centred @ ridge(centred, posteriors.all().mean.numpy())
@@ -90,7 +90,7 @@ def test_linear_start_of_many_rows_is_learned_from_some_of_them():
     batch, coefficients = Batch.of(x), torch.tensor([[1.0, 0.5], [-2.0, 0.0], [0.3, 1.0]])
     model = VADConfig(latent_dim=2, inference_start="linear").build(3)
     posteriors = posteriors_of(model, batch)
-    posteriors.table[:, 0, :2] = x @ coefficients
+    posteriors.table[0, 0] = x @ coefficients
     model.remember(posteriors)
     assert_close(model.start(batch).mean, x @ coefficients / (1 + RIDGE), atol=0.1, rtol=0)
 
@@ -98,7 +98,7 @@ def test_linear_start_of_many_rows_is_learned_from_some_of_them():
 def test_train_start_lies_where_training_latents_lie():
     model, batch = example(inference_start="train")
     posteriors = posteriors_of(model, batch)
-    posteriors.table[:, 0, :2] = torch.tensor([5.0, -3.0]) + 0.1 * torch.randn(12, 2)
+    posteriors.table[0, 0] = torch.tensor([5.0, -3.0]) + 0.1 * torch.randn(12, 2)
     model.remember(posteriors)
     start = model.start(batch).mean
     assert_close(start, torch.tensor([5.0, -3.0]).expand(12, 2), atol=0.5, rtol=0)
@@ -110,7 +110,7 @@ def remembering(n_rows: int) -> tuple[torch.nn.Module, torch.nn.Module, Batch]:
     model, _ = example(inference_start="importance", noise=NoiseConfig(log_var=-6.0))
     posteriors = posteriors_of(model, Batch.of(torch.randn(n_rows, 5)))
     latents = 3 * torch.randn(n_rows, 2, generator=torch.Generator().manual_seed(1))
-    posteriors.table[:, 0, :2] = latents
+    posteriors.table[0, 0] = latents
     model.remember(posteriors)
     return model.eval(), posteriors, Batch.of(model.decoder(latents).detach())
 

@@ -50,6 +50,21 @@ def test_an_epoch_visits_every_row_once(n_rows):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_how_many_rows_are_gathered_at_once_changes_nothing(kind, monkeypatch):
+    config = change(small(kind), "train", batch_size=8)
+    together, apart = (trainer_of(config, holes(normal(70, 4))) for _ in range(2))
+    for _ in range(3):
+        together.fit_epoch()
+    monkeypatch.setattr("vadtune.training.trainer.GATHERED_ROWS", 20)
+    for _ in range(3):
+        apart.fit_epoch()
+    for name, tensor in together.model.state_dict().items():
+        assert apart.model.state_dict()[name].equal(tensor)
+    for name, tensor in together.posteriors.state_dict().items():
+        assert apart.posteriors.state_dict()[name].equal(tensor)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("posterior", ["point", "fixed", "free"])
 @pytest.mark.parametrize("latent_init", ["zeros", "normal", "pca"])
 def test_rows_and_columns_that_are_entirely_unknown_do_no_harm(kind, posterior, latent_init):

@@ -20,16 +20,33 @@ from vadtune.models.normal_scores import Scored
 from vadtune.models.objective import Batch, Posterior
 
 
-class TrainingPosteriors(nn.Module, ABC):
-    """The posteriors of the training rows, as one batch after another asks for them."""
+class Visit(ABC):
+    """Some training rows, whose posteriors one batch after another asks for, each row once."""
 
     @abstractmethod
-    def of(self, index: Int[Tensor, " B"], batch: Batch) -> Posterior:
-        """Posteriors of some training rows, with gradients."""
+    def of(self, rows: slice, batch: Batch) -> Posterior:
+        """Posteriors of some of the rows, with gradients.
+
+        Args:
+            rows: Which, among those of the visit.
+            batch: What is known of them.
+        """
 
     @abstractmethod
     def update(self, learning_rate: float) -> None:
-        """Move what the last batch asked for along its gradients; called after backward of its mean row loss."""
+        """Move what `of` handed out last along its gradients; called after backward of its mean row loss."""
+
+    @abstractmethod
+    def end(self) -> None:
+        """Keep where the rows have moved."""
+
+
+class TrainingPosteriors(nn.Module, ABC):
+    """The posteriors of the training rows."""
+
+    @abstractmethod
+    def visit(self, index: Int[Tensor, " K"]) -> Visit:
+        """Begin to move those of some rows, all of which have been visited equally often."""
 
 
 @dataclass(frozen=True)
@@ -114,10 +131,13 @@ class Model(nn.Module, ABC):
             return expected
         return torch.from_numpy(self.codec.decode(expected.detach().cpu().numpy())).to(expected)
 
-    def loss(self, batch: Batch, posterior: Posterior, z: Float[Tensor, "N L"]) -> Float[Tensor, " N"]:
-        """Row losses (negative evidence lower bound, nats) at one draw `z` of the posterior."""
+    def loss(
+        self, batch: Batch, posterior: Posterior, noise: Float[Tensor, "N L"] | Float[Tensor, " L"]
+    ) -> Float[Tensor, " N"]:
+        """Row losses (negative evidence lower bound, nats) at the draw that some noise makes of the posterior."""
+        z, kl = posterior.draw(noise)
         loss = self.likelihood.loss(self.decoder(z), batch)
-        return loss + self.kl_weight * posterior.kl() if self.kl_weight > 0 else loss
+        return torch.add(loss, kl, alpha=self.kl_weight) if self.kl_weight > 0 else loss
 
     def map_loss(self, batch: Batch, mean: Float[Tensor, "N L"]) -> Float[Tensor, " N"]:
         """What inference minimises, without constants: -log p(x | z) - kl_weight log p(z) at z = mean. Not negative."""

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from vadtune.data.splits import Rows
-from vadtune.models.base import TrainingPosteriors
+from vadtune.models.base import TrainingPosteriors, Visit
 from vadtune.models.config import LatentInit, LatentOptimizer, PosteriorKind
 from vadtune.models.objective import Batch, Posterior
 from vadtune.models.regression import LatentRegression
@@ -33,7 +33,7 @@ class LatentTable(TrainingPosteriors):
     BETAS = (0.9, 0.99)
     EPSILON = 1e-8
 
-    table: Float[Tensor, "N 3 P"]  # value, first and second moment of each latent parameter: one gather fetches all
+    table: Float[Tensor, "P 3 N L"]  # means, and log variances if learned: value, first and second moment of each
     n_updates: Float[Tensor, " N"]
 
     def __init__(
@@ -48,59 +48,83 @@ class LatentTable(TrainingPosteriors):
         self.optimizer = optimizer
         self.regression = regression
         self.kind = kind
-        self.latent_dim = mean.shape[1]
         self.fixed_log_var = log_var
-        value = torch.cat([mean, torch.full_like(mean, log_var)], 1) if kind == "free" else mean
-        self.register_buffer("table", torch.stack([value, torch.zeros_like(value), torch.zeros_like(value)], 1))
+        values = [mean, torch.full_like(mean, log_var)] if kind == "free" else [mean]
+        self.register_buffer("table", torch.stack([_without_moments(value) for value in values]))
         self.register_buffer("n_updates", torch.zeros(len(mean)))
-        self._asked: tuple[Tensor, Tensor, Tensor] | None = None
 
     def begin_at(self, mean: Float[Tensor, "N L"]) -> None:
         """Set all means."""
-        self.table[:, 0, : self.latent_dim] = mean
+        self.table[0, 0] = mean
 
-    def of(self, index: Int[Tensor, " B"], batch: Batch) -> Posterior:  # noqa: ARG002  an encoder would read the batch
-        """Posteriors of the rows `index`, as leaves that collect gradients."""
-        state = self.table.index_select(0, index)
-        leaf = state[:, 0].detach().requires_grad_()
-        self._asked = (index, state, leaf)
-        return self._posterior(leaf)
+    def visit(self, index: Int[Tensor, " K"]) -> "LatentVisit":
+        """Begin to move some rows, all of which have been visited equally often."""
+        return LatentVisit(self, index)
+
+    def all(self) -> Posterior:
+        """The posteriors of all training rows, without gradients."""
+        return self.posterior(list(self.table[:, 0]))
+
+    def posterior(self, values: list[Tensor]) -> Posterior:
+        """Of means, and of log variances if they are learned."""
+        mean = values[0]
+        if self.kind == "point":
+            return Posterior(mean, None)
+        return Posterior(mean, values[1] if self.kind == "free" else torch.full_like(mean, self.fixed_log_var))
+
+
+def _without_moments(value: Float[Tensor, "N L"]) -> Float[Tensor, "3 N L"]:
+    return torch.stack([value, torch.zeros_like(value), torch.zeros_like(value)])
+
+
+class LatentVisit(Visit):
+    """Rows of a table, gathered once for many batches, and put back at the end."""
+
+    def __init__(self, table: LatentTable, index: Int[Tensor, " K"]) -> None:
+        self.table, self.index = table, index
+        self.state = table.table.index_select(2, index)
+        self.n_updates = table.n_updates[index[0]] + 1
+        self.asked: tuple[slice, list[Tensor]] | None = None
+
+    def of(self, rows: slice, batch: Batch) -> Posterior:  # noqa: ARG002  an encoder would read the batch
+        """Posteriors of some of the rows, as leaves that collect gradients."""
+        leaves = [values[0, rows].detach().requires_grad_() for values in self.state]
+        self.asked = (rows, leaves)
+        return self.table.posterior(leaves)
 
     @torch.no_grad()
     def update(self, learning_rate: float) -> None:
         """One step for the rows that `of` handed out last, each along the gradient of its own loss."""
-        assert self._asked is not None
-        index, state, leaf = self._asked
-        assert leaf.grad is not None
+        assert self.asked is not None
+        (rows, leaves), self.asked = self.asked, None
         # The batch's loss is the mean of its rows' losses. Without its size a row's moments would mix gradients of
         # different scales: one visit in a small last batch would slow it down for a hundred visits.
-        gradient = leaf.grad * len(leaf)
-        self._asked = None
-        value, moment1, moment2 = state.unbind(1)
-        if self.optimizer == "sgd":
-            value.sub_(gradient, alpha=learning_rate)
-        else:
-            beta1, beta2 = self.BETAS
-            count = self.n_updates.index_select(0, index).add_(1)
-            moment1.lerp_(gradient, 1 - beta1)
-            moment2.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-            step = (-learning_rate / (1 - beta1**count)).unsqueeze(1) * moment1
-            scale = moment2.div((1 - beta2**count).unsqueeze(1)).sqrt_().add_(self.EPSILON)
-            value.addcdiv_(step, scale)
-            self.n_updates.index_copy_(0, index, count)
-        self.table.index_copy_(0, index, state)
+        gradients = torch._foreach_mul([leaf.grad for leaf in leaves if leaf.grad is not None], len(leaves[0]))
+        if self.table.optimizer == "sgd":
+            torch._foreach_add_(leaves, gradients, alpha=-learning_rate)
+            return
+        beta1, beta2 = self.table.BETAS
+        # What torch.optim.Adam calls when it is told to be fused; leaves are rows of `state` and move in place.
+        torch._fused_adam_(
+            leaves,
+            gradients,
+            [values[1, rows] for values in self.state],
+            [values[2, rows] for values in self.state],
+            [],
+            [self.n_updates] * len(leaves),
+            lr=learning_rate,
+            beta1=beta1,
+            beta2=beta2,
+            weight_decay=0.0,
+            eps=self.table.EPSILON,
+            amsgrad=False,
+            maximize=False,
+        )
 
-    def all(self) -> Posterior:
-        """The posteriors of all training rows, without gradients."""
-        return self._posterior(self.table[:, 0])
-
-    def _posterior(self, value: Float[Tensor, "B P"]) -> Posterior:
-        mean = value[:, : self.latent_dim]
-        if self.kind == "point":
-            return Posterior(mean, None)
-        if self.kind == "free":
-            return Posterior(mean, value[:, self.latent_dim :])
-        return Posterior(mean, torch.full_like(mean, self.fixed_log_var))
+    def end(self) -> None:
+        """Put all rows back."""
+        self.table.table.index_copy_(2, self.index, self.state)
+        self.table.n_updates[self.index] = self.n_updates
 
 
 def initial_latents(

@@ -46,20 +46,21 @@ class Scored(Wrapping):
     def prepare(self, batch: Batch) -> Batch:
         """The batch with the scores of its observed cells."""
         observed = batch.observed[:, self.places]
-        scores = self.codec.normal_scores(batch.x.cpu().numpy(), self.places.cpu().numpy())
-        return replace(batch, scores=Batch(torch.from_numpy(scores).to(observed) * observed, observed))
+        scores = torch.from_numpy(self.codec.normal_scores(batch.x.cpu().numpy(), self.places.cpu().numpy()))
+        x = torch.cat([batch.x, scores.to(observed) * observed], 1)
+        return replace(batch, scored=Batch(x, torch.cat([batch.observed, observed], 1)))
 
     def loss(self, outputs: Float[Tensor, "N O"], batch: Batch) -> Float[Tensor, " N"]:
         """The other's, and that of the observed scores."""
         if self._is_one:
-            return reconstruction_loss(outputs, _joined(batch), self._log_var())
+            return reconstruction_loss(outputs, _scored(batch), self._log_var())
         own = reconstruction_loss(self._own(outputs), _scores(batch), self.score_noise.log_var())
         return self.inner.loss(self._inner(outputs), batch) + own
 
     def error(self, outputs: Float[Tensor, "N O"], batch: Batch) -> Float[Tensor, " N"]:
         """The other's, and that of the observed scores."""
         if self._is_one:
-            return reconstruction_error(outputs, _joined(batch), self._log_var())
+            return reconstruction_error(outputs, _scored(batch), self._log_var())
         own = reconstruction_error(self._own(outputs), _scores(batch), self.score_noise.log_var())
         return self.inner.error(self._inner(outputs), batch) + own
 
@@ -89,12 +90,11 @@ class Scored(Wrapping):
         return torch.cat([log_var.expand(n) for log_var, n in parts])
 
 
-def _scores(batch: Batch) -> Batch:
-    assert batch.scores is not None
-    return batch.scores
-
-
-def _joined(batch: Batch) -> Batch:
+def _scored(batch: Batch) -> Batch:
     """Cells and scores, side by side."""
-    scores = _scores(batch)
-    return Batch(torch.cat([batch.x, scores.x], 1), torch.cat([batch.observed, scores.observed], 1))
+    assert batch.scored is not None
+    return batch.scored
+
+
+def _scores(batch: Batch) -> Batch:
+    return _scored(batch).columns(slice(batch.x.shape[1], None))

@@ -9,11 +9,13 @@ the KL term in closed form: Kingma and Welling (2014), Auto-Encoding Variational
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.autograd.function import Function, once_differentiable
 
 from vadtune.data.tables import FloatArray, IntArray
 
@@ -30,12 +32,13 @@ class Batch:
     Args:
         x: Observed values, 0 where a cell is not observed.
         observed: 1.0 where a cell is observed, 0.0 elsewhere.
-        scores: Normal scores of some of the columns, if the model looks at them; see normal_scores.py.
+        scored: The same with normal scores of some of the columns behind them, if the model looks at these; see
+            normal_scores.py.
     """
 
     x: Float[Tensor, "N D"]
     observed: Float[Tensor, "N D"]
-    scores: "Batch | None" = None
+    scored: "Batch | None" = None
 
     @staticmethod
     def of(x: Float[Tensor, "N D"]) -> "Batch":
@@ -45,10 +48,10 @@ class Batch:
 
     def rows(self, index: Int[Tensor, " B"] | slice) -> "Batch":
         """The chosen rows, in the order of the index."""
-        scores = None if self.scores is None else self.scores.rows(index)
+        scored = None if self.scored is None else self.scored.rows(index)
         if isinstance(index, slice):
-            return Batch(self.x[index], self.observed[index], scores)
-        return Batch(self.x.index_select(0, index), self.observed.index_select(0, index), scores)
+            return Batch(self.x[index], self.observed[index], scored)
+        return Batch(self.x.index_select(0, index), self.observed.index_select(0, index), scored)
 
     def split(self, n_rows: int) -> list["Batch"]:
         """The same rows in parts of so many; one part of none."""
@@ -60,8 +63,8 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """The same rows on another device."""
-        scores = None if self.scores is None else self.scores.to(device)
-        return Batch(self.x.to(device), self.observed.to(device), scores)
+        scored = None if self.scored is None else self.scored.to(device)
+        return Batch(self.x.to(device), self.observed.to(device), scored)
 
     def __len__(self) -> int:
         return len(self.x)
@@ -78,8 +81,22 @@ class Posterior:
         """One reparametrised draw of each row; a point is its own draw."""
         if self.log_var is None:
             return self.mean
-        noise = torch.empty_like(self.mean).normal_(generator=rng)
-        return torch.addcmul(self.mean, torch.exp(0.5 * self.log_var), noise)
+        return torch.addcmul(self.mean, torch.exp(0.5 * self.log_var), self.noise(rng))
+
+    def noise(self, rng: torch.Generator) -> Float[Tensor, "N L"]:
+        """Standard normal numbers for `draw`."""
+        return torch.empty_like(self.mean).normal_(generator=rng)
+
+    def draw(
+        self, noise: Float[Tensor, "N L"] | Float[Tensor, " L"]
+    ) -> tuple[Float[Tensor, "N L"], Float[Tensor, " N"]]:
+        """The reparametrised draw by some noise, and `kl`; a point is its own draw."""
+        if self.log_var is None:
+            return self.mean, self.kl()
+        z: Tensor
+        kl: Tensor
+        z, kl = _Draw.apply(self.mean, self.log_var, noise)  # type: ignore[no-untyped-call]
+        return z, kl
 
     def take(self, index: IntArray) -> "Posterior":
         """Some of the rows."""
@@ -135,6 +152,57 @@ def reconstruction_loss(
     noise_log_var: Float[Tensor, ""] | Float[Tensor, " D"],
 ) -> Float[Tensor, " N"]:
     """Negative log likelihood of each row's observed cells under Gaussian noise, without the constant log(2 pi) / 2."""
-    log_s = 0.5 * noise_log_var
-    log_s_sum = batch.observed.sum(-1) * log_s if log_s.ndim == 0 else batch.observed @ log_s
-    return reconstruction_error(x_hat, batch, noise_log_var) + log_s_sum
+    losses: Tensor = _GaussianLoss.apply(x_hat, batch.x, batch.observed, noise_log_var)  # type: ignore[no-untyped-call]
+    return losses
+
+
+# Of a step of a small model, most of the time went into telling autograd of many small operations, and into asking it
+# for their gradients one by one. These two know their gradients.
+
+
+class _GaussianLoss(Function):
+    """`reconstruction_loss`: the sum of (r^2 / s^2 + log s^2) / 2, r = x_hat - x, over observed cells."""
+
+    @staticmethod
+    def forward(ctx: Any, x_hat: Tensor, x: Tensor, observed: Tensor, log_var: Tensor) -> Tensor:
+        residual = (x_hat * observed).sub_(x)
+        weighted = residual * torch.exp(-log_var)
+        squared = residual.mul_(weighted)
+        ctx.save_for_backward(weighted, squared, observed)
+        ctx.is_one_for_all = log_var.ndim == 0
+        return torch.addcmul(squared, observed, log_var).sum(-1).mul_(0.5)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        weighted, squared, observed = ctx.saved_tensors
+        by_x_hat = weighted * gradient.unsqueeze(1) if ctx.needs_input_grad[0] else None
+        by_log_var = None
+        if ctx.needs_input_grad[3]:
+            by_log_var = (0.5 * gradient) @ (observed - squared)
+            by_log_var = by_log_var.sum() if ctx.is_one_for_all else by_log_var
+        return by_x_hat, None, None, by_log_var
+
+
+class _Draw(Function):
+    """`Posterior.draw`: z = mu + sigma e, and KL(q || N(0, 1))."""
+
+    @staticmethod
+    def forward(ctx: Any, mean: Tensor, log_var: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        std = torch.exp(0.5 * log_var)
+        off = std * noise
+        less_one = (std * std).sub_(1.0)
+        ctx.save_for_backward(mean, off, less_one)
+        kl = torch.addcmul(less_one, mean, mean).sub_(log_var).sum(-1).mul_(0.5)
+        return mean + off, kl
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, by_z: Tensor, by_kl: Tensor) -> tuple[Tensor | None, ...]:
+        mean, off, less_one = ctx.saved_tensors
+        weight = by_kl.unsqueeze(1)
+        by_mean = torch.addcmul(by_z, weight, mean) if ctx.needs_input_grad[0] else None
+        by_log_var = None
+        if ctx.needs_input_grad[1]:
+            by_log_var = (by_z * off).addcmul_(weight.expand_as(by_z), less_one).mul_(0.5)
+        return by_mean, by_log_var, None

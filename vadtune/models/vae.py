@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vadtune.data.codec import Codec
 from vadtune.data.splits import Rows
-from vadtune.models.base import Model, Parts, TrainingPosteriors
+from vadtune.models.base import Model, Parts, TrainingPosteriors, Visit
 from vadtune.models.config import VAEConfig
 from vadtune.models.decoder import mlp
 from vadtune.models.objective import Batch, Posterior
@@ -59,19 +59,26 @@ class VAE(Model):
         return self.config.refinement_steps
 
 
-class Amortized(TrainingPosteriors):
-    """Posteriors straight from the encoder."""
+class Amortized(TrainingPosteriors, Visit):
+    """Posteriors straight from the encoder, which moves with the network."""
 
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
         self._encoder = [encoder]  # in a list: the model owns its weights, they are not saved twice
 
-    def of(self, index: Int[Tensor, " B"], batch: Batch) -> Posterior:  # noqa: ARG002
+    def visit(self, index: Int[Tensor, " K"]) -> Visit:  # noqa: ARG002
+        """Nothing is held of any row."""
+        return self
+
+    def of(self, rows: slice, batch: Batch) -> Posterior:  # noqa: ARG002
         """Encode the batch."""
         return encode(self._encoder[0], batch)
 
     def update(self, learning_rate: float) -> None:
         """Nothing: the network's optimizer moves the encoder."""
+
+    def end(self) -> None:
+        """Nothing."""
 
 
 def encode(encoder: nn.Module, batch: Batch) -> Posterior:

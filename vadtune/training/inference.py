@@ -120,10 +120,9 @@ def _bound_gradient(
     with torch.enable_grad():
         inputs = [leaf.detach().requires_grad_() for leaf in leaves]
         posterior = _posterior(inputs, start)
-        assert posterior.log_var is not None
-        z = posterior.mean + torch.exp(0.5 * posterior.log_var) * draw.to(posterior.mean)
+        losses = model.loss(batch, posterior, draw.to(posterior.mean))
         # The weights of the decoder get no gradients: the graph is asked for the posteriors alone.
-        return torch.autograd.grad(model.loss(batch, posterior, z).sum(), inputs)
+        return torch.autograd.grad(losses, inputs, torch.ones_like(losses))
 
 
 def _posterior(leaves: list[Tensor], start: Posterior) -> Posterior:

@@ -7,15 +7,17 @@ from torch import Tensor
 
 from vadtune.data.splits import Rows
 from vadtune.errors import Diverged
-from vadtune.models.base import Model, TrainingPosteriors
+from vadtune.models.base import Model, TrainingPosteriors, Visit
 from vadtune.models.dropout import dropping_by
 from vadtune.models.latents import column_means
-from vadtune.models.objective import as_tensor
+from vadtune.models.objective import Batch, as_tensor
 from vadtune.training.config import TrialConfig
 from vadtune.training.device import fitting_threads
 from vadtune.training.optimizers import SGD, AdamW, Optimizer
 from vadtune.training.schedules import Plateau, cosine, one_cycle
 
+# Rows whose cells and latents are gathered at once: for each small batch alone it would take a good part of its step.
+GATHERED_ROWS = 2048
 OPTIMIZERS: dict[str, type[Optimizer]] = {"adam": AdamW, "sgd": SGD}
 
 
@@ -58,14 +60,13 @@ class Trainer:
         self.model.train()
         n_rows, size = len(self.batch), self.settings.batch_size
         order = torch.randperm(n_rows, generator=self.rng, device=self.rng.device)
-        n_batches = math.ceil(n_rows / size)
-        total = torch.zeros((), device=self.rng.device)
         # Anew for each epoch: whoever goes on from a checkpoint drops the same units.
         self.dropout_rng.manual_seed((self.rng.initial_seed() + self.epoch) % 2**63)
+        n_together = size * max(1, GATHERED_ROWS // size)
+        total = torch.zeros((), device=self.rng.device)
         with dropping_by(self.dropout_rng), fitting_threads(self.model, min(size, n_rows)):
-            for number, index in enumerate(order.split(size)):
-                progress = (self.epoch + number / n_batches) / self.settings.n_epochs
-                total += self._step(index, self._factor(progress))
+            for start in range(0, n_rows, n_together):
+                total += self._fit(order[start : start + n_together], start)
         loss = float(total) / n_rows
         self.epoch += 1
         if not math.isfinite(loss):
@@ -73,16 +74,33 @@ class Trainer:
         self.plateau.observe(loss)
         return loss
 
-    def _step(self, index: Tensor, factor: float) -> Tensor:
+    def _fit(self, index: Tensor, n_before: int) -> Tensor:
+        """Visit some rows, batch by batch; returns the sum of their losses.
+
+        Args:
+            index: Which rows.
+            n_before: How many were visited before them in this epoch.
+        """
+        rows, visit = self.batch.rows(index), self.posteriors.visit(index)
+        size = self.settings.batch_size
+        n_batches = math.ceil(len(self.batch) / size)
+        total = torch.zeros((), device=self.rng.device)
+        for start in range(0, len(index), size):
+            progress = (self.epoch + (n_before + start) // size / n_batches) / self.settings.n_epochs
+            total += self._step(rows, visit, slice(start, start + size), self._factor(progress))
+        visit.end()
+        return total
+
+    def _step(self, rows: Batch, visit: Visit, part: slice, factor: float) -> Tensor:
         """One update on one batch; returns the sum of its row losses."""
-        batch = self.batch.rows(index)
-        posterior = self.posteriors.of(index, batch)
-        losses = self.model.loss(batch, posterior, posterior.sample(self.rng))
+        batch = rows.rows(part)
+        posterior = visit.of(part, batch)
+        losses = self.model.loss(batch, posterior, posterior.noise(self.rng))
         # The network follows the mean of the row losses; each posterior takes its own row's share of that gradient.
         self.optimizer.zero_grad()
-        losses.mean().backward()
+        losses.backward(torch.full_like(losses, 1 / len(losses)))
         self.optimizer.step(self.settings.learning_rate * factor)
-        self.posteriors.update(self.settings.latent_learning_rate * factor)
+        visit.update(self.settings.latent_learning_rate * factor)
         return losses.detach().sum()
 
     def _factor(self, progress: float) -> float:
