@@ -6,13 +6,15 @@
     python benchmarks/rivals.py grid mnist --trials 216 --limit 600 -o reports.json
 
 `optuna` and `ray` try the first points of the space first, as vadtune does; `draws` is `optuna` without them.
-`grid` draws from the grid of the VAD paper's code and trains each configuration to the end. The trainer is ours, whose
-steps are faster than those of the paper's code, and so are its reports on the way. Writes one JSON document: every
-report's time since the start and error; with `--level` as soon as one is as low.
+They train and score as their users would write it (`plain_training.py`), or with `--our-trainer` by vadtune's code.
+`grid` draws from the grid of the VAD paper's code and trains each configuration to the end, always by our trainer,
+whose steps are faster than those of the paper's code. Writes one JSON document: every report's time since the start and
+error; with `--level` as soon as one is as low, with `--limit` after so many seconds at the latest.
 """
 
 import argparse
 import json
+import math
 import multiprocessing
 import os
 import shutil
@@ -28,14 +30,16 @@ import optuna
 import psutil
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from plain_training import PlainRun
 
 from vadtune.data.problem import load_problem
 from vadtune.data.splits import DataConfig
 from vadtune.settings import parse
 from vadtune.training.config import TrainConfig, TrialConfig
+from vadtune.tuning.runs import Run
 from vadtune.tuning.schedulers import ASHA, report_epochs
 from vadtune.tuning.space import Space, default_space, find_space, for_table, load_space
-from vadtune.tuning.trial_runs import TrialData, TrialRuns
+from vadtune.tuning.trial_runs import TrialData, TrialRuns, trial_config
 
 N_PROCESSES = 2
 
@@ -53,12 +57,18 @@ class Task:
         self.max_epochs: int = self.space.fixed("train.n_epochs", TrainConfig().n_epochs)
         self.epochs = report_epochs(ASHA().rungs(self.max_epochs), self.max_epochs)
         self.seed: int = args.seed
+        self.is_plain: bool = not (args.our_trainer or args.side == "grid")
 
     def train(self, params: dict[str, Any], report: Callable[[int, float], None]) -> float:
         """Run one trial, whose every report may raise to end it; its final error."""
         runs = TrialRuns()
         runs.prepare_process(self.seed, 1)
-        run = runs.start(self.space.config(params) | {"seed": self.seed}, self.data, self.max_epochs, "cpu")
+        config = self.space.config(params) | {"seed": self.seed}
+        run: PlainRun | Run
+        if self.is_plain:
+            run = PlainRun(trial_config(config, self.max_epochs), self.data)
+        else:
+            run = runs.start(config, self.data, self.max_epochs, "cpu")
         for epoch in self.epochs:
             report(epoch, run.advance(epoch))
         return run.finish()
@@ -89,7 +99,7 @@ def optuna_worker(args: argparse.Namespace, folder: Path) -> None:
     sampler = optuna.samplers.RandomSampler() if args.side == "grid" else None
     study = optuna.create_study(storage=storage, study_name="rival", load_if_exists=True, sampler=sampler)
     callbacks = [optuna.study.MaxTrialsCallback(args.trials, states=None)]
-    study.optimize(objective, timeout=args.limit, callbacks=callbacks)
+    study.optimize(objective, callbacks=callbacks)
 
 
 def search_with_optuna(args: argparse.Namespace, folder: Path) -> None:
@@ -156,15 +166,15 @@ def main() -> None:
     parser.add_argument("dataset")
     parser.add_argument("--trials", type=int, default=40)
     parser.add_argument("--missing-rate", type=float, default=0.5)
-    parser.add_argument("--limit", type=float, help="seconds after which no trial begins; not for `ray`")
+    parser.add_argument("--limit", type=float, help="end after so many seconds")
     parser.add_argument("--level", type=float, help="end at the first report at this error or below")
+    parser.add_argument("--our-trainer", action="store_true", help="train and score by vadtune's code")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("-o", "--output", type=Path, required=True, help="where the JSON goes: Ray writes to stdout")
     args = parser.parse_args()
     began = time.time()
     with tempfile.TemporaryDirectory() as folder:
-        if args.level is not None:
-            threading.Thread(target=end_at_level, args=(args, Path(folder), began), daemon=True).start()
+        threading.Thread(target=end_early, args=(args, Path(folder), began), daemon=True).start()
         SIDES[args.side](args, Path(folder))
         args.output.write_text(json.dumps({"reports": read_log(Path(folder), began)}))
 
@@ -176,9 +186,10 @@ def read_log(folder: Path, began: float) -> list[tuple[float, float]]:
     return [(at - began, error) for at, error in map(json.loads, filter(lambda line: line.endswith("\n"), lines))]
 
 
-def end_at_level(args: argparse.Namespace, folder: Path, began: float) -> None:
-    """Wait for the level; then write the reports and end this process and all that it started."""
-    while not any(error <= args.level for _, error in read_log(folder, began)):
+def end_early(args: argparse.Namespace, folder: Path, began: float) -> None:
+    """Wait for the level or the limit; then write the reports and end this process and all that it started."""
+    level, limit = -math.inf if args.level is None else args.level, args.limit or math.inf
+    while time.time() - began < limit and not any(error <= level for _, error in read_log(folder, began)):
         time.sleep(0.2)
     args.output.write_text(json.dumps({"reports": read_log(folder, began)}))
     for process in psutil.Process().children(recursive=True):

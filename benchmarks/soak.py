@@ -32,6 +32,7 @@ from vadtune.tuning.cluster import Cluster
 from vadtune.tuning.runner import Plan, run_search
 from vadtune.tuning.samplers import Random
 from vadtune.tuning.schedulers import ASHA
+from vadtune.tuning.searcher import reason
 from vadtune.tuning.space import make_space
 from vadtune.tuning.study import read_study
 from vadtune.tuning.trial_runs import TrialData, TrialRuns
@@ -169,8 +170,11 @@ def problems(found: Nested, n_trials: int) -> list[str]:
     wrong = []
     if (found["n_trials"], found["n_different"]) != (n_trials, n_trials):
         wrong.append(f"{found['n_trials']} trials of {found['n_different']} sets of values, not {n_trials}")
-    if not set(found["trials"]) <= {"COMPLETE", "PRUNED"}:
-        wrong.append(f"trials ended as {found['trials']}: {found['failures']}")
+    # One whose worker was killed at every attempt fails, as it should.
+    n_killed = found["trials"].get("FAIL", 0) if found["failures"] == [reason("worker process has died")] else 0
+    n_ended = sum(found["trials"].get(state, 0) for state in ("COMPLETE", "PRUNED"))
+    if n_ended + n_killed != n_trials or n_killed * (MAX_FAILURES + 1) > found["kills"]:
+        wrong.append(f"after {found['kills']} kills trials ended as {found['trials']}: {found['failures']}")
     if found["checkpoints"] != 1:
         wrong.append(f"{found['checkpoints']} checkpoints are left, not that of the best alone")
     if found["ray_folders_left"] or found["processes_left"]:
@@ -193,6 +197,7 @@ def main(arguments: list[str]) -> int:
         found: dict[str, Any] = soak(n_trials, every_s, Path(folder))
     found["problems"] = problems(found, n_trials)
     sys.stdout.write(json.dumps(found, indent=2) + "\n")
+    sys.stderr.writelines(f"{problem}\n" for problem in found["problems"])
     return 1 if found["problems"] else 0
 
 

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from speed_inference import Sizes, inference
 from speed_memory import copies
-from speed_search import Task, overhead, whole_search
+from speed_search import OUR_TRAINER, RIVALS, Task, overhead, whole_search
 from speed_training import Size, throughput, training_step
 from timing import Row
 
@@ -35,6 +35,14 @@ DIGITS = Task("mnist", 0.5, 20, level=0.125)
 GRID = Task("mnist", 0.5, 216, level=0.125)
 FIVE_TURNS = ("images", "tables", "throughput")
 
+SEARCHES = [
+    ("search", "optuna", BREAST_CANCER, 1.5),
+    ("search", "ray", HUNDRED_TRIALS, 8),
+    ("digits", "optuna", DIGITS, 1.5),
+    ("digits", "draws", DIGITS, 1.5),
+    ("digits", "ray", DIGITS, 3),
+]
+
 # Takes the numbers of the turns: searches use them as seeds.
 Benchmark = Callable[[range], list[Row]]
 
@@ -46,16 +54,21 @@ def benchmarks() -> dict[str, Benchmark]:
         "tables": lambda turns: [training_step(Size(20_000, 16, 25, 100, 32), 6, turns, 300)],
         "inference": lambda turns: inference(Sizes(1000, 4000, 20, 500), 15, turns),
         "throughput": lambda turns: [throughput(Size(20_480, 784, 64, 512, 2048), 0.6, turns, 2048)],
-        "search_optuna": lambda turns: [whole_search("optuna", BREAST_CANCER, 1.5, turns)],
-        "search_ray": lambda turns: [whole_search("ray", HUNDRED_TRIALS, 8, turns)],
-        "digits_optuna": lambda turns: [whole_search("optuna", DIGITS, 1.5, turns)],
-        "digits_draws": lambda turns: [whole_search("draws", DIGITS, 1.5, turns)],
-        "digits_ray": lambda turns: [whole_search("ray", DIGITS, 3, turns)],
+        **{
+            f"{name}_{rival}{suffix}": partial(_search, f"{rival}{flag}", task, target)
+            for name, rival, task, target in SEARCHES
+            for suffix, flag in (("", ""), ("_ours", f" {OUR_TRAINER}"))
+            if f"{rival}{flag}" in RIVALS
+        },
         "digits_grid": lambda turns: [whole_search("grid", GRID, 30, turns)],
         "copies": lambda turns: [copies(10**9, 1.1, turns)],
         "overhead_40": lambda turns: [overhead(BREAST_CANCER, 0.15, turns)],
         "overhead_100": lambda turns: [overhead(HUNDRED_TRIALS, 0.1, turns)],
     }
+
+
+def _search(rival: str, task: Task, target: float, turns: range) -> list[Row]:
+    return [whole_search(rival, task, target, turns)]
 
 
 def quick_benchmarks() -> dict[str, Benchmark]:

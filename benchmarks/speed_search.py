@@ -15,12 +15,15 @@ from pathlib import Path
 
 from timing import Row
 
+OUR_TRAINER = "--our-trainer"
+# How `rivals.py` is called, and what it is.
 RIVALS = {
-    "optuna": "the same model and space in plain Optuna: its sampler and pruner, two processes",
-    "draws": "the same without the first points of the space, which are ours",
-    "ray": "the same in plain Ray Tune: `OptunaSearch`, a function trainable, default settings",
-    "grid": "random search over the grid of the paper's code, each trained to the end, two processes; ended early "
-    "it counts as there",
+    "optuna": "the same model and space in plain Optuna and PyTorch: its sampler and pruner, two processes",
+    f"optuna {OUR_TRAINER}": "the same, trained and scored by our code",
+    f"draws {OUR_TRAINER}": "the same, by our code, without the first points of the space, which are ours",
+    "ray": "the same in plain Ray Tune and PyTorch: `OptunaSearch`, a function trainable, default settings",
+    f"ray {OUR_TRAINER}": "the same, trained and scored by our code",
+    "grid": "random search over the grid of the paper's code, each trained to the end, two processes",
 }
 NEW_VALUE = 7  # of the lines of Optuna's journal, the one that records an intermediate value
 
@@ -122,13 +125,13 @@ def _watch(
             return
 
 
-def theirs(rival: str, task: Task, seed: int, limit_s: float | None) -> Search:
-    """One search by a rival, in its own process; with a limit no trial begins after so many seconds."""
+def theirs(rival: str, task: Task, seed: int, limit_s: float) -> Search:
+    """One search by a rival, in its own process, which ends after so many seconds at the latest."""
     script = Path(__file__).with_name("rivals.py")
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "reports.json"
-        command = [sys.executable, str(script), rival, *task.words, "--seed", str(seed), "-o", str(output)]
-        command += [] if limit_s is None else ["--limit", str(limit_s)]
+        command = [sys.executable, str(script), *rival.split(), *task.words, "--seed", str(seed), "-o", str(output)]
+        command += ["--limit", str(limit_s)] if math.isfinite(limit_s) else []
         command += [] if task.level is None else ["--level", str(task.level)]
         began = time.monotonic()
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
@@ -140,15 +143,16 @@ def theirs(rival: str, task: Task, seed: int, limit_s: float | None) -> Search:
 def whole_search(rival: str, task: Task, target: float, turns: range) -> Row:
     """Seconds of a search of ours and of a rival's, turn by turn, each turn with a seed of its own.
 
-    A rival that ends without having reached the level never does. Random search, whose end may be far off, is ended
-    soon after the target, and counts as if it came there then.
+    A rival that ends without having reached the level never does. One whose end is far off is ended soon after the
+    target, and counts as if it came there then.
     """
-    pairs = []
+    pairs, values = [], []
     for seed in turns:
         own = ours(task, seed)
-        limit_s = (target + 1) * own.until(task.level) if rival == "grid" else None
-        pairs.append((own, theirs(rival, task, seed, limit_s)))
-    values = [_times_sooner(own, other, rival, task.level) for own, other in pairs]
+        limit_s = (target + 1) * own.until(task.level)
+        other = theirs(rival, task, seed, limit_s)
+        pairs.append((own, other))
+        values.append(_times_sooner(own, other, task.level, limit_s))
     details = {
         "ours_s": [_rounded(own.until(task.level)) for own, _ in pairs],
         "theirs_s": [_rounded(other.until(task.level)) for _, other in pairs],
@@ -160,12 +164,12 @@ def whole_search(rival: str, task: Task, target: float, turns: range) -> Row:
     return Row(str(task), RIVALS[rival], "x", target, values, details=details)
 
 
-def _times_sooner(own: Search, other: Search, rival: str, level: float | None) -> float:
+def _times_sooner(own: Search, other: Search, level: float | None, limit_s: float) -> float:
     """0 if ours never reaches the level, infinite if the rival never does."""
     own_s, other_s = own.until(level), other.until(level)
     if math.isinf(own_s):
         return 0.0
-    return (min(other_s, other.wall_s) if rival == "grid" else other_s) / own_s
+    return (min(other_s, other.wall_s) if other.wall_s >= limit_s else other_s) / own_s
 
 
 def _rounded(seconds: float) -> float | None:

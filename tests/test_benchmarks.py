@@ -48,12 +48,14 @@ def test_rows_that_are_not_measured_again_are_kept(tmp_path):
     assert "training throughput" in shown
 
 
-@pytest.mark.parametrize(("rival", "ratio", "shown"), [("optuna", math.inf, "never"), ("grid", 4.0, "4x")])
-def test_a_rival_without_the_level_never_has_it_but_random_search_that_was_ended(monkeypatch, rival, ratio, shown):
-    found = speed_search.Search(30.0, [(5.0, 0.3), (10.0, 0.1)]), speed_search.Search(40.0, [(20.0, 0.3)])
+@pytest.mark.parametrize(
+    ("wall_s", "ratio", "shown"), [(20.0, math.inf, "never"), (40.0, 4.0, "4x")], ids=["ran out of trials", "was ended"]
+)
+def test_a_rival_without_the_level_never_has_it_unless_it_was_ended(monkeypatch, wall_s, ratio, shown):
+    found = speed_search.Search(30.0, [(5.0, 0.3), (10.0, 0.1)]), speed_search.Search(wall_s, [(20.0, 0.3)])
     monkeypatch.setattr(speed_search, "ours", lambda *_: found[0])
     monkeypatch.setattr(speed_search, "theirs", lambda *_: found[1])
-    row = speed_search.whole_search(rival, speed_search.Task("wine", 0.2, 3, level=0.2), 2, range(1))
+    row = speed_search.whole_search("optuna", speed_search.Task("wine", 0.2, 3, level=0.2), 2, range(1))
     assert row.values == [ratio]
     assert row.show(row.median) == shown
     assert row.details["theirs_s"] == [None]
