@@ -29,7 +29,7 @@ from vadtune.data.storage import open_storage
 from vadtune.settings import Nested, parse
 from vadtune.training.config import TrialConfig
 from vadtune.tuning.cluster import Cluster
-from vadtune.tuning.runner import Plan, run_search
+from vadtune.tuning.runner import MAX_FAILURES, Plan, run_search
 from vadtune.tuning.samplers import Random
 from vadtune.tuning.schedulers import ASHA
 from vadtune.tuning.searcher import reason

@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import paper  # noqa: E402
+import soak  # noqa: E402
 import speed_search  # noqa: E402
 
 
@@ -94,6 +95,36 @@ def test_settings_that_two_searches_found_are_trained_once():
     same = paper.Case("mnist", "vad", 0, 0.9, 0.9)
     assert paper.done_already(same, results) == [paper_error("vad", 1.0, 0.3, tuned_at=0.9)]
     assert paper.done_already(paper.Case("mnist", "vae", 0, 0.9, 0.9), results) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "n_problems"),
+    [
+        ({}, 0),
+        ({"kills": 5}, 1),  # two trials failed of it, each at three attempts
+        ({"failures": ["ValueError: a bug"]}, 1),
+        ({"trials": {"PRUNED": 58, "RUNNING": 2}, "failures": []}, 1),
+        ({"n_different": 59}, 1),
+        ({"checkpoints": 2, "processes_left": 1}, 2),
+        ({"after": {"memory_mb": 900, "files": 10, "threads": 10, "processes": 5}}, 1),
+    ],
+)
+def test_a_soak_has_problems_but_for_trials_whose_workers_were_killed_at_every_attempt(changes, n_problems):
+    usage = {"memory_mb": 300, "files": 10, "threads": 10, "processes": 5}
+    found = {
+        "n_trials": 60,
+        "n_different": 60,
+        "kills": 7,
+        "trials": {"PRUNED": 50, "COMPLETE": 8, "FAIL": 2},
+        "failures": ["the worker process died, again after each retry (killed, or out of memory)"],
+        "checkpoints": 1,
+        "ray_folders_left": 0,
+        "processes_left": 0,
+        "other_files": ["ray", "study.log", "trials.csv"],
+        "before": usage,
+        "after": usage,
+    }
+    assert len(soak.problems(found | changes, 60)) == n_problems
 
 
 @pytest.mark.cluster
