@@ -70,6 +70,7 @@ class Artifact:
         spread: What the standard deviations of numbers with Gaussian noise are multiplied by; see
             `training.calibration.calibrated`.
         temperature: Of the chances of codes and levels; see there.
+        delta: What is added to the estimates of each column, in scaled units; see `training.delta`. None for nothing.
     """
 
     model: Model
@@ -83,6 +84,7 @@ class Artifact:
     weight: float = 1.0
     spread: float = 1.0
     temperature: float = 1.0
+    delta: FloatArray | None = None
 
     @property
     def members(self) -> tuple["Artifact", ...]:
@@ -124,11 +126,16 @@ class Artifact:
     def estimate(self, posteriors: Sequence[Posterior]) -> Float[Tensor, "N D"]:
         """What `reconstruct` gives, from the members' posteriors of the rows.
 
-        Numbers are averaged over the members, and so are the chances of codes, of which the likeliest is taken.
+        Numbers are averaged over the members, and so are the chances of codes, of which the likeliest is taken. The
+        delta is there.
         """
         pairs = zip(self.members, posteriors, strict=True)
         parts = [member.weight * member.expect(posterior) for member, posterior in pairs]
-        return self.model.values(sum(parts[1:], parts[0]))
+        return self.moved(self.model.values(sum(parts[1:], parts[0])))
+
+    def moved(self, values: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
+        """Estimates, or draws, with the delta."""
+        return values if self.delta is None else values + torch.from_numpy(self.delta).to(values)
 
     def posteriors(self, x: Float[Tensor, "N D"]) -> list[Posterior]:
         """Each member's own `posterior` of the rows, this model's first; on a CPU they are found side by side."""
@@ -144,7 +151,7 @@ class Artifact:
 
     @torch.no_grad()
     def decode(self, posterior: Posterior) -> Float[Tensor, "N D"]:
-        """The estimates at this model's posterior means."""
+        """The estimates at this model's posterior means, without the delta."""
         return self.model.values(self.expect(posterior))
 
     @torch.no_grad()
@@ -232,12 +239,13 @@ def load_artifact(folder: Path, device: str = "cpu") -> Artifact:
         dataset = dict(header["dataset"])
         factors = {name: _positive(header.get(name, 1.0), name) for name in ("weight", "spread", "temperature")}
         _check_sizes(columns, scaler, codec, shape)
+        delta = _delta(header.get("delta"), len(columns))
     except (ConfigError, KeyError, TypeError, ValueError) as error:
         raise ArtifactError(f"{folder}: {error}. Export it again.") from None
     model = load_model(config, codec, folder / "model.safetensors").to(torch.device(device))
     metrics = _read(folder / "metrics.json")
     others = tuple(_load_member(folder, name, digest, device) for name, digest in header.get("members", {}).items())
-    first = Artifact(model, config, scaler, columns, shape, dataset, metrics, others, **factors)
+    first = Artifact(model, config, scaler, columns, shape, dataset, metrics, others, **factors, delta=delta)
     if any(other.columns != columns or other.scaler.to_dict() != scaler.to_dict() for other in others):
         raise ArtifactError(f"{folder}: its members are of other tables. Export it again.")
     return first
@@ -275,6 +283,7 @@ def _write(artifact: Artifact, folder: Path) -> None:
         "weight": artifact.weight,
         "spread": artifact.spread,
         "temperature": artifact.temperature,
+        "delta": None if artifact.delta is None else artifact.delta.tolist(),
         "members": members,
     }
     names = [column.name for column in artifact.columns]
@@ -315,6 +324,15 @@ def _positive(value: Any, name: str) -> float:
     if not 0 < number < float("inf"):
         raise ValueError(f"{name} is {value}")
     return number
+
+
+def _delta(values: Any, n_columns: int) -> FloatArray | None:
+    if values is None:
+        return None
+    delta = np.array(values, np.float64)
+    if delta.shape != (n_columns,) or not np.isfinite(delta).all():
+        raise ValueError("delta is not a number for each column")
+    return delta
 
 
 def _image_shape(shape: Any) -> tuple[int, int] | None:

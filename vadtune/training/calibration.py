@@ -13,6 +13,7 @@ from vadtune.data.tables import FloatArray, IntArray
 from vadtune.models.objective import Posterior, as_tensor
 from vadtune.settings import Nested
 from vadtune.training.artifact import Artifact
+from vadtune.training.delta import delta_of
 from vadtune.training.fill import latents_at, std_of_cells
 from vadtune.training.inference import with_curvature
 
@@ -61,7 +62,9 @@ def calibration(artifact: Artifact, posterior: Posterior, x_hat: FloatArray, hol
 
 
 def calibrated(artifact: Artifact, holdout: Holdout, posteriors: Sequence[Posterior] | None = None) -> Artifact:
-    """Choose how sure to be by rows that the model was not trained on, and on which it is not scored.
+    """Choose by rows that the model was not trained on, and on which it is not scored, how sure to be, and the delta.
+
+    Estimates are moved by what they are off on average where cells are hidden like these (`training.delta`).
 
     A model of few rows takes what it has learned by heart for certainty: its deviations are too small, and its chances
     of codes too near to 0 and 1, on rows that it has not seen. One factor for all numbers of Gaussian noise
@@ -82,13 +85,16 @@ def calibrated(artifact: Artifact, holdout: Holdout, posteriors: Sequence[Poster
     deep learning, MIDL (sigma scaling); Guo, Pleiss, Sun, Weinberger (2017), On calibration of modern neural networks,
     ICML (temperature scaling).
     """
-    artifact = replace(artifact, spread=1.0, temperature=1.0)
+    artifact = replace(artifact, spread=1.0, temperature=1.0, delta=None)
     some = _hiding(holdout)
     if not some.size:
         return artifact
     holdout = _take(holdout, some)
     x = as_tensor(holdout.rows.x)
     first, *others = artifact.posteriors(x) if posteriors is None else [found.take(some) for found in posteriors]
+    estimates = artifact.estimate([first, *others]).cpu().numpy()
+    delta = delta_of(estimates, holdout, artifact.model.codec.numbers)
+    artifact = replace(artifact, delta=delta if delta.any() else None)
     first = with_curvature(artifact.model, x, first)
     spread = _spread(artifact, [first, *others], holdout)
     return replace(artifact, spread=spread, temperature=_temperature(artifact, first, holdout))

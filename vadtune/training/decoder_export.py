@@ -28,7 +28,7 @@ from pathlib import Path
 import numpy as np
 {imports}
 about = json.loads(Path("inference.json").read_text())
-center, scale, noise_std = (np.array(about[key]) for key in ("center", "scale", "noise_std"))
+center, scale, noise_std, delta = (np.array(about[key]) for key in ("center", "scale", "noise_std", "delta"))
 
 {decode}
 
@@ -48,7 +48,7 @@ def impute(row):
         return np.concatenate([slope.T[known] / noise_std[known, None], shrink])
 
     z = least_squares(residuals, np.zeros(about["latent_dim"]), slopes, ftol=1e-14, xtol=1e-12, gtol=1e-12).x
-    return np.where(known, row, decode(z[None])[0] * scale + center)
+    return np.where(known, row, (decode(z[None])[0] + delta) * scale + center)
 """
 _TORCH = {
     "imports": "import torch\nfrom scipy.optimize import least_squares\n",
@@ -162,6 +162,7 @@ def _add_inference(artifact: Artifact, folder: Path, dtype: torch.dtype) -> None
         "step": STEPS[dtype],
         "prior_weight": artifact.model.prior_weight,
         "noise_std": noise_std.tolist(),
+        "delta": [0.0] * n_features if artifact.delta is None else artifact.delta.tolist(),
         "columns": [column.name for column in artifact.columns],
     }
     (folder / "inference.json").write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

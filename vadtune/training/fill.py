@@ -104,11 +104,12 @@ class Filler:
         size = member.config.infer.batch_size
         pairs = zip(z.split(size), noise.split(size), strict=True)
         temperature = self.artifact.temperature
-        drawn: FloatArray = torch.cat([member.model.draw(*pair, temperature) for pair in pairs]).cpu().numpy()
+        drawn = torch.cat([member.model.draw(*pair, temperature) for pair in pairs])
         numbers = member.model.gaussian
-        middle = member.decode(posterior).cpu().numpy()[:, numbers]
+        middle = member.decode(posterior)[:, numbers]
         drawn[:, numbers] = middle + self.artifact.spread * (drawn[:, numbers] - middle)
-        return drawn
+        moved: FloatArray = self.artifact.moved(drawn).cpu().numpy()
+        return moved
 
 
 @torch.no_grad()

@@ -125,15 +125,19 @@ def artifact_of(config: TrialConfig, model: Model, problem: Problem, metrics: Ne
 def score_artifact(artifact: Artifact, problem: Problem) -> Tested:
     """Let validation rows say how long inference takes and how sure an artifact may be; score it on the test rows.
 
-    Where inference takes more steps than it did in training, so does the validation error among the metrics.
+    Where inference takes more steps than it did in training, or moves its estimates by a delta, so does the validation
+    error among the metrics.
     """
     validation = problem.splits.validation
     longer, posteriors = patient(artifact, validation), None
     if longer is not artifact:
         posteriors = longer.posteriors(as_tensor(validation.rows.x))
-        error = longer.model.codec.score(longer.estimate(posteriors).cpu().numpy(), validation.truth)
-        longer = replace(longer, metrics=longer.metrics | {validation_name(problem.table.unit): error})
-    return score_calibrated(calibrated(longer, validation, posteriors), problem)
+    sure = calibrated(longer, validation, posteriors)
+    if longer is not artifact or sure.delta is not None:
+        x_hat = sure.estimate(posteriors or sure.posteriors(as_tensor(validation.rows.x))).cpu().numpy()
+        error = sure.model.codec.score(x_hat, validation.truth)
+        sure = replace(sure, metrics=sure.metrics | {validation_name(problem.table.unit): error})
+    return score_calibrated(sure, problem)
 
 
 def score_calibrated(artifact: Artifact, problem: Problem) -> Tested:

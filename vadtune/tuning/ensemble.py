@@ -101,7 +101,8 @@ def export_ensemble(
     chosen = {place: load_trial(trials[place], storage, problem) if place else first for place in weights}
     tested = score_artifact(_join(chosen, weights, problem, value), problem)
     test = problem.splits.test
-    alone = score(first.decode(tested.posterior).cpu().numpy(), test, problem.splits.column_range)
+    estimate = replace(first, delta=tested.artifact.delta).estimate([tested.posterior])
+    alone = score(estimate.cpu().numpy(), test, problem.splits.column_range)
     members = {trials[place].number: weight for place, weight in weights.items()}
     saved = save_artifact(tested.artifact, folder)
     return Winner(trials[0], tested, saved, members=members, alone=alone)
