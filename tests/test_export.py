@@ -15,9 +15,9 @@ from vadtune.export import main
 from vadtune.models.config import DecoderConfig, ProjectiveConfig
 from vadtune.models.decoder import ACTIVATIONS
 from vadtune.settings import parse
-from vadtune.training.artifact import load_artifact
+from vadtune.training.artifact import load_artifact, save_artifact
 from vadtune.training.config import InferConfig
-from vadtune.training.decoder_export import add_onnx
+from vadtune.training.decoder_export import add_onnx, add_torch
 from vadtune.tuning.conclude import load_trial
 from vadtune.tuning.past_run import open_run
 
@@ -86,6 +86,23 @@ def test_the_lines_of_the_card_impute_as_the_model_does(run, tmp_path, capsys, m
     np.testing.assert_allclose(
         artifact.scaler.transform(filled), artifact.scaler.transform(artifact.impute(rows)), atol=0.1
     )
+
+
+def test_the_lines_of_the_card_move_estimates_as_the_model_does(run, tmp_path, capsys, monkeypatch):
+    rows = load("wine").values[wine().splits.indices[2]][:3].copy()
+    rows[:, ::3] = np.nan
+    export(capsys, run, "--trial", 0, "-o", tmp_path / "model")
+    artifact = load_artifact(tmp_path / "model")
+    deltas, filled = (None, np.arange(rows.shape[1], dtype=float)), []
+    for number, delta in enumerate(deltas):
+        folder = save_artifact(replace(artifact, delta=delta), tmp_path / str(number))
+        add_torch(load_artifact(folder), folder)
+        monkeypatch.chdir(folder)
+        lines: dict = {}
+        exec((folder / "TORCH.md").read_text().split("```")[1].removeprefix("python\n"), lines)
+        filled.append(np.stack([lines["impute"](row) for row in rows]))
+    off = np.where(np.isnan(rows), deltas[1] * artifact.scaler.scale, 0)
+    np.testing.assert_allclose(filled[1] - filled[0], off, atol=1e-6)
 
 
 def test_the_lines_for_onnx_fill_what_those_for_torch_fill(run, tmp_path, capsys, monkeypatch):

@@ -63,16 +63,30 @@ def test_where_columns_determine_each_other_more_steps_are_taken():
     assert n_steps(patient(found, problem.splits.validation)) == [12]
 
 
-def test_the_validation_error_beside_a_model_is_that_of_the_steps_that_it_takes(artifact):
+def test_the_validation_error_beside_a_model_is_that_of_the_steps_that_it_takes():
     found, problem, error = slow()
     tested, validation = score_artifact(found, problem), problem.splits.validation
     x_hat = tested.artifact.reconstruct(torch.from_numpy(validation.rows.x)).numpy()
     assert tested.validation_error == tested.artifact.metrics["validation_rmse"]
     assert tested.validation_error == pytest.approx(rmse(x_hat, validation.truth))
     assert tested.validation_error < 0.8 * error
-    # Of a model that keeps its steps nothing is inferred again.
+
+
+def test_of_a_model_that_keeps_steps_and_estimates_nothing_is_inferred_again(artifact, monkeypatch):
+    monkeypatch.setattr("vadtune.training.calibration.delta_of", lambda x_hat, *_: np.zeros(x_hat.shape[1]))
     kept = replace(artifact, metrics={"validation_rmse": 7.0})
     assert score_artifact(kept, wine()).validation_error == 7.0
+
+
+def test_the_validation_error_beside_a_model_is_that_of_estimates_that_were_moved(artifact, monkeypatch):
+    validation = wine().splits.validation
+    delta = np.where(np.arange(13) < 3, 0.5, 0)
+    monkeypatch.setattr("vadtune.training.calibration.delta_of", lambda *_: delta)
+    tested = score_artifact(replace(artifact, metrics={"validation_rmse": 7.0}), wine())
+    assert tested.artifact.delta is delta
+    assert tested.artifact.metrics["moved_columns"] == 3
+    x_hat = tested.artifact.reconstruct(torch.from_numpy(validation.rows.x)).numpy()
+    assert tested.validation_error == pytest.approx(rmse(x_hat, validation.truth))
 
 
 def test_what_is_not_hidden_tells_nothing(artifact):

@@ -20,6 +20,11 @@ _FURTHER = (
     "validation error is that of the first ones."
 )
 
+_MOVED = (
+    "Estimates of some columns are moved: hidden cells of validation rows lie elsewhere on average than what is "
+    "observed says, and unknown cells are taken to be missing for the same reasons."
+)
+
 _LIMITS = """## Where it must not be used
 
 - On rows of another kind than those it was trained on, or where cells are missing for other reasons: the error
@@ -40,6 +45,7 @@ def model_card(config: TrialConfig, dataset: Nested, metrics: Nested, columns: l
             "Trained by vadtune. RMSE is over hidden cells only, which no model and no search has seen.",
             *([_FURTHER] if metrics.get("further_fits") else []),
             *([_REFITTED] if metrics.get("refitted") else []),
+            *([_MOVED] if metrics.get("moved_columns") else []),
             "",
             "## Scores",
             "",

@@ -137,6 +137,8 @@ def score_artifact(artifact: Artifact, problem: Problem) -> Tested:
         x_hat = sure.estimate(posteriors or sure.posteriors(as_tensor(validation.rows.x))).cpu().numpy()
         error = sure.model.codec.score(x_hat, validation.truth)
         sure = replace(sure, metrics=sure.metrics | {validation_name(problem.table.unit): error})
+    if sure.delta is not None:
+        sure = replace(sure, metrics=sure.metrics | {"moved_columns": int(np.count_nonzero(sure.delta))})
     return score_calibrated(sure, problem)
 
 
