@@ -25,7 +25,7 @@ class Visit(ABC):
 
     @abstractmethod
     def of(self, rows: slice, batch: Batch) -> Posterior:
-        """Posteriors of some of the rows, with gradients.
+        """Posteriors of some of the rows.
 
         Args:
             rows: Which, among those of the visit.
@@ -33,8 +33,8 @@ class Visit(ABC):
         """
 
     @abstractmethod
-    def update(self, learning_rate: float) -> None:
-        """Move what `of` handed out last along its gradients; called after backward of its mean row loss."""
+    def update(self, gradients: list[Float[Tensor, "B L"]], learning_rate: float) -> None:
+        """Move what `of` handed out last along the gradients of its mean row loss."""
 
     @abstractmethod
     def end(self) -> None:
@@ -131,13 +131,38 @@ class Model(nn.Module, ABC):
             return expected
         return torch.from_numpy(self.codec.decode(expected.detach().cpu().numpy())).to(expected)
 
-    def loss(
-        self, batch: Batch, posterior: Posterior, noise: Float[Tensor, "N L"] | Float[Tensor, " L"]
-    ) -> Float[Tensor, " N"]:
-        """Row losses (negative evidence lower bound, nats) at the draw that some noise makes of the posterior."""
-        z, kl = posterior.draw(noise)
-        loss = self.likelihood.loss(self.decoder(z), batch)
-        return torch.add(loss, kl, alpha=self.kl_weight) if self.kl_weight > 0 else loss
+    def losses(
+        self,
+        batch: Batch,
+        posterior: Posterior,
+        noise: Float[Tensor, "N L"] | Float[Tensor, " L"],
+        share: float,
+        *,
+        learns: bool,
+    ) -> tuple[Float[Tensor, " N"], list[Float[Tensor, "N L"]]]:
+        """Row losses (negative evidence lower bound, nats) at the draw that some noise makes of the posterior.
+
+        To be called where autograd is off: gradients are made by hand.
+
+        Args:
+            batch: The rows.
+            posterior: Theirs.
+            noise: Standard normal, for each row or one for all.
+            share: Gradients are those of the row losses' sum times this.
+            learns: Whether weights get theirs, as `.grad`, which is to be None before.
+
+        Returns:
+            The losses, and the gradients by the posterior's means and, if they are learned, log variances.
+        """
+        z, kl, drawn = posterior.vjp(noise)
+        outputs, pull_decoder = self.decoder.vjp(z, learns=learns)
+        losses, pull_likelihood = self.likelihood.vjp(outputs, batch, learns=learns)
+        by_loss = torch.full_like(losses, share)
+        by_z, by_kl = pull_decoder(pull_likelihood(by_loss)), self.kl_weight * by_loss
+        gradients = [drawn.by_mean(by_z, by_kl)]
+        if self.learns_log_var:
+            gradients.append(drawn.by_log_var(by_z, by_kl))
+        return torch.add(losses, kl, alpha=self.kl_weight), gradients
 
     def map_loss(self, batch: Batch, mean: Float[Tensor, "N L"]) -> Float[Tensor, " N"]:
         """What inference minimises, without constants: -log p(x | z) - kl_weight log p(z) at z = mean. Not negative."""

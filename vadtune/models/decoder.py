@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vadtune.models import backward
+from vadtune.models.backward import Pull
 from vadtune.models.config import MLPSettings
 from vadtune.models.dropout import Dropout
 
@@ -25,6 +27,10 @@ class Decoder(nn.Module, ABC):
     @abstractmethod
     def forward(self, z: Float[Tensor, "*K L"]) -> Float[Tensor, "*K D"]:
         """Reconstruct the columns, in scaled units."""
+
+    def vjp(self, z: Float[Tensor, "N L"], *, learns: bool) -> tuple[Float[Tensor, "N D"], Pull]:
+        """`forward`, and from a gradient by its output that by `z`; with `learns` weights get theirs, too."""
+        return backward.by_autograd(self, z, learns=learns)
 
     @abstractmethod
     def start_at(self, column_mean: Float[Tensor, " D"]) -> None:
@@ -46,6 +52,17 @@ class MLPDecoder(Decoder):
         if self.linear_path is not None:
             x_hat = x_hat + self.linear_path(z)
         return torch.sigmoid(x_hat) if self.bounded else x_hat
+
+    def vjp(self, z: Float[Tensor, "N L"], *, learns: bool) -> tuple[Float[Tensor, "N D"], Pull]:
+        """See `Decoder.vjp`; by hand."""
+        x_hat, pull = backward.sequential(self.network, z, learns=learns)
+        if self.linear_path is not None:
+            linear, pull_linear = backward.linear(self.linear_path, z, learns=learns)
+            x_hat, pull = x_hat + linear, _summed(pull, pull_linear)
+        if self.bounded:
+            x_hat, pull_sigmoid = backward.sigmoid(x_hat)
+            pull = _chained(pull, pull_sigmoid)
+        return x_hat, pull
 
     @torch.no_grad()
     def start_at(self, column_mean: Float[Tensor, " D"]) -> None:
@@ -95,6 +112,14 @@ class ProjectiveDecoder(Decoder):
         """Put the points where their mean projections are, at depth 0."""
         points = torch.nn.functional.pad(column_mean.unflatten(-1, (-1, 2)), (0, 1))
         self.points.bias.copy_(points.flatten())
+
+
+def _summed(first: Pull, second: Pull) -> Pull:
+    return lambda gradient: first(gradient) + second(gradient)
+
+
+def _chained(inner: Pull, outer: Pull) -> Pull:
+    return lambda gradient: inner(outer(gradient))
 
 
 def mlp(n_inputs: int, n_outputs: int, settings: MLPSettings) -> nn.Sequential:

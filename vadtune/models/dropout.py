@@ -40,12 +40,17 @@ class Dropout(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`x` of any shape."""
+        factors = self.factors(x)
+        return x if factors is None else x * factors
+
+    def factors(self, x: Tensor) -> Tensor | None:
+        """What the units of `x` are multiplied by; None if nothing is dropped."""
         if not self.training or not self.share:
-            return x
+            return None
         bits = torch.empty((x.numel() + 3) // 4, dtype=torch.int64, device=x.device)
         bits.random_(-(2**63), None, generator=_generator.get())
         kept = bits.view(torch.int16)[: x.numel()].view(x.shape) >= self.first_kept
-        return x * kept.to(x.dtype).mul_(1 / (1 - self.share))
+        return kept.to(x.dtype).mul_(1 / (1 - self.share))
 
     def extra_repr(self) -> str:
         """What torch prints."""

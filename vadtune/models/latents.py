@@ -83,35 +83,33 @@ class LatentVisit(Visit):
     def __init__(self, table: LatentTable, index: Int[Tensor, " K"]) -> None:
         self.table, self.index = table, index
         self.state = table.table.index_select(2, index)
+        self.parts = [list(kind.unbind()) for kind in self.state.unbind()]
         self.n_updates = table.n_updates[index[0]] + 1
-        self.asked: tuple[slice, list[Tensor]] | None = None
+        self.asked = slice(0)
 
     def of(self, rows: slice, batch: Batch) -> Posterior:  # noqa: ARG002  an encoder would read the batch
-        """Posteriors of some of the rows, as leaves that collect gradients."""
-        leaves = [values[0, rows].detach().requires_grad_() for values in self.state]
-        self.asked = (rows, leaves)
-        return self.table.posterior(leaves)
+        """Posteriors of some of the rows, which move in place."""
+        self.asked = rows
+        return self.table.posterior([value[rows] for value, _, _ in self.parts])
 
-    @torch.no_grad()
-    def update(self, learning_rate: float) -> None:
+    def update(self, gradients: list[Tensor], learning_rate: float) -> None:
         """One step for the rows that `of` handed out last, each along the gradient of its own loss."""
-        assert self.asked is not None
-        (rows, leaves), self.asked = self.asked, None
         # The batch's loss is the mean of its rows' losses. Without its size a row's moments would mix gradients of
         # different scales: one visit in a small last batch would slow it down for a hundred visits.
-        gradients = torch._foreach_mul([leaf.grad for leaf in leaves if leaf.grad is not None], len(leaves[0]))
+        own = torch._foreach_mul(gradients, len(gradients[0]))
+        values, first, second = ([parts[place][self.asked] for parts in self.parts] for place in range(3))
         if self.table.optimizer == "sgd":
-            torch._foreach_add_(leaves, gradients, alpha=-learning_rate)
+            torch._foreach_add_(values, own, alpha=-learning_rate)
             return
         beta1, beta2 = self.table.BETAS
-        # What torch.optim.Adam calls when it is told to be fused; leaves are rows of `state` and move in place.
+        # What torch.optim.Adam calls when it is told to be fused.
         torch._fused_adam_(
-            leaves,
-            gradients,
-            [values[1, rows] for values in self.state],
-            [values[2, rows] for values in self.state],
+            values,
+            own,
+            first,
+            second,
             [],
-            [self.n_updates] * len(leaves),
+            [self.n_updates] * len(values),
             lr=learning_rate,
             beta1=beta1,
             beta2=beta2,

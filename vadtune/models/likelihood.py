@@ -15,9 +15,10 @@ from torch.nn.functional import softplus
 
 from vadtune.data.codec import Codec
 from vadtune.data.tables import IntArray
+from vadtune.models.backward import Pull, by_autograd
 from vadtune.models.codes import Blocks, Thresholds
 from vadtune.models.config import MIN_NOISE_LOG_VAR
-from vadtune.models.objective import Batch, pairwise_error, reconstruction_error, reconstruction_loss
+from vadtune.models.objective import Batch, gaussian_vjp, pairwise_error, reconstruction_error, reconstruction_loss
 
 
 class Noise(nn.Module):
@@ -30,6 +31,12 @@ class Noise(nn.Module):
     def log_var(self) -> Float[Tensor, ""] | Float[Tensor, " D"]:
         """The log variance, never below `MIN_NOISE_LOG_VAR`."""
         return self.raw.clamp(min=MIN_NOISE_LOG_VAR)
+
+    def pull(self, by_log_var: Float[Tensor, " D"]) -> None:
+        """Take the gradient by the log variance of each column, if it is learned."""
+        if self.raw.requires_grad:
+            by_log_var = by_log_var if self.raw.ndim else by_log_var.sum()
+            self.raw.grad = by_log_var * (self.raw >= MIN_NOISE_LOG_VAR)
 
 
 class Likelihood(nn.Module, ABC):
@@ -46,6 +53,10 @@ class Likelihood(nn.Module, ABC):
     @abstractmethod
     def loss(self, outputs: Float[Tensor, "N E"], batch: Batch) -> Float[Tensor, " N"]:
         """Negative log likelihood of each row's observed cells, without constants."""
+
+    def vjp(self, outputs: Float[Tensor, "N E"], batch: Batch, *, learns: bool) -> tuple[Float[Tensor, " N"], Pull]:
+        """`loss`, and from a gradient by it that by the outputs; with `learns` parameters get theirs, too."""
+        return by_autograd(lambda leaf: self.loss(leaf, batch), outputs, learns=learns)
 
     @abstractmethod
     def error(self, outputs: Float[Tensor, "N E"], batch: Batch) -> Float[Tensor, " N"]:
@@ -143,6 +154,17 @@ class Gaussian(Likelihood):
     def loss(self, outputs: Float[Tensor, "N E"], batch: Batch) -> Float[Tensor, " N"]:
         """Half the squared error by the noise's variance, and the logarithm of its deviation."""
         return reconstruction_loss(outputs, batch, self.noise.log_var())
+
+    def vjp(self, outputs: Float[Tensor, "N E"], batch: Batch, *, learns: bool) -> tuple[Float[Tensor, " N"], Pull]:
+        """See `Likelihood.vjp`; by hand."""
+        losses, pulls = gaussian_vjp(outputs, batch, self.noise.log_var())
+
+        def pull(gradient: Tensor) -> Tensor:
+            if learns:
+                self.noise.pull(pulls.by_log_var(gradient))
+            return pulls.by_x_hat(gradient)
+
+        return losses, pull
 
     def error(self, outputs: Float[Tensor, "N E"], batch: Batch) -> Float[Tensor, " N"]:
         """Half the squared error by the noise's variance."""

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from vadtune.data.codec import Codec
 from vadtune.data.tables import IntArray
+from vadtune.models.backward import Pull
 from vadtune.models.likelihood import Gaussian, Likelihood, Noise, Wrapping
-from vadtune.models.objective import Batch, pairwise_error, reconstruction_error, reconstruction_loss
+from vadtune.models.objective import Batch, gaussian_vjp, pairwise_error, reconstruction_error, reconstruction_loss
 
 
 class Scored(Wrapping):
@@ -56,6 +57,21 @@ class Scored(Wrapping):
             return reconstruction_loss(outputs, _scored(batch), self._log_var())
         own = reconstruction_loss(self._own(outputs), _scores(batch), self.score_noise.log_var())
         return self.inner.loss(self._inner(outputs), batch) + own
+
+    def vjp(self, outputs: Float[Tensor, "N O"], batch: Batch, *, learns: bool) -> tuple[Float[Tensor, " N"], Pull]:
+        """See `Likelihood.vjp`; of Gaussians side by side by hand."""
+        if not self._is_one:
+            return super().vjp(outputs, batch, learns=learns)
+        losses, pulls = gaussian_vjp(outputs, _scored(batch), self._log_var())
+
+        def pull(gradient: Tensor) -> Tensor:
+            if learns:
+                by_log_var, n = pulls.by_log_var(gradient), self.inner.n_outputs
+                self.noise.pull(by_log_var[:n])
+                self.score_noise.pull(by_log_var[n:])
+            return pulls.by_x_hat(gradient)
+
+        return losses, pull
 
     def error(self, outputs: Float[Tensor, "N O"], batch: Batch) -> Float[Tensor, " N"]:
         """The other's, and that of the observed scores."""

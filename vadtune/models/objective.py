@@ -55,7 +55,9 @@ class Batch:
 
     def split(self, n_rows: int) -> list["Batch"]:
         """The same rows in parts of so many; one part of none."""
-        return [self.rows(slice(start, start + n_rows)) for start in range(0, max(1, len(self)), n_rows)]
+        xs, observed = self.x.split(n_rows), self.observed.split(n_rows)
+        scored: Sequence[Batch | None] = [None] * len(xs) if self.scored is None else self.scored.split(n_rows)
+        return [Batch(*parts) for parts in zip(xs, observed, scored, strict=True)]
 
     def columns(self, index: slice) -> "Batch":
         """Some of the columns, without scores."""
@@ -87,16 +89,16 @@ class Posterior:
         """Standard normal numbers for `draw`."""
         return torch.empty_like(self.mean).normal_(generator=rng)
 
-    def draw(
+    def vjp(
         self, noise: Float[Tensor, "N L"] | Float[Tensor, " L"]
-    ) -> tuple[Float[Tensor, "N L"], Float[Tensor, " N"]]:
-        """The reparametrised draw by some noise, and `kl`; a point is its own draw."""
+    ) -> tuple[Float[Tensor, "N L"], Float[Tensor, " N"], "DrawPull"]:
+        """The reparametrised draw by some noise, `kl`, and what tells the gradients; a point is its own draw."""
         if self.log_var is None:
-            return self.mean, self.kl()
-        z: Tensor
-        kl: Tensor
-        z, kl = _Draw.apply(self.mean, self.log_var, noise)  # type: ignore[no-untyped-call]
-        return z, kl
+            return self.mean, self.kl(), DrawPull(self.mean, None, None)
+        std = torch.exp(0.5 * self.log_var)
+        off, less_one = std * noise, (std * std).sub_(1.0)
+        kl = torch.addcmul(less_one, self.mean, self.mean).sub_(self.log_var).sum(-1).mul_(0.5)
+        return self.mean + off, kl, DrawPull(self.mean, off, less_one)
 
     def take(self, index: IntArray) -> "Posterior":
         """Some of the rows."""
@@ -116,6 +118,31 @@ class Posterior:
         if self.log_var is None:
             return self.mean.new_zeros(len(self.mean))
         return 0.5 * (self.mean.square() + self.log_var.exp() - 1.0 - self.log_var).sum(-1)
+
+
+@dataclass(frozen=True, eq=False)
+class DrawPull:
+    """From the gradients by the draw and by the KL of `Posterior.vjp` to those by means and log variances.
+
+    Args:
+        mean: Of the posterior.
+        off: How far each draw is off the mean.
+        less_one: sigma^2 - 1.
+    """
+
+    mean: Float[Tensor, "N L"]
+    off: Float[Tensor, "N L"] | None
+    less_one: Float[Tensor, "N L"] | None
+
+    def by_mean(self, by_z: Float[Tensor, "N L"], by_kl: Float[Tensor, " N"]) -> Float[Tensor, "N L"]:
+        """By the means."""
+        return by_z if self.off is None else torch.addcmul(by_z, by_kl.unsqueeze(1), self.mean)
+
+    def by_log_var(self, by_z: Float[Tensor, "N L"], by_kl: Float[Tensor, " N"]) -> Float[Tensor, "N L"]:
+        """By the log variances, of a posterior that has them."""
+        assert self.off is not None
+        assert self.less_one is not None
+        return (by_z * self.off).addcmul_(by_kl.unsqueeze(1), self.less_one).mul_(0.5)
 
 
 def reconstruction_error(
@@ -152,57 +179,60 @@ def reconstruction_loss(
     noise_log_var: Float[Tensor, ""] | Float[Tensor, " D"],
 ) -> Float[Tensor, " N"]:
     """Negative log likelihood of each row's observed cells under Gaussian noise, without the constant log(2 pi) / 2."""
-    losses: Tensor = _GaussianLoss.apply(x_hat, batch.x, batch.observed, noise_log_var)  # type: ignore[no-untyped-call]
+    losses: Tensor = _GaussianLoss.apply(x_hat, batch, noise_log_var)  # type: ignore[no-untyped-call]
     return losses
 
 
-# Of a step of a small model, most of the time went into telling autograd of many small operations, and into asking it
-# for their gradients one by one. These two know their gradients.
+def gaussian_vjp(
+    x_hat: Float[Tensor, "N D"],
+    batch: Batch,
+    noise_log_var: Float[Tensor, ""] | Float[Tensor, " D"],
+) -> tuple[Float[Tensor, " N"], "GaussianPull"]:
+    """`reconstruction_loss`, and what tells its gradients."""
+    residual = (x_hat * batch.observed).sub_(batch.x)
+    weighted = residual * torch.exp(-noise_log_var)
+    squared = residual.mul_(weighted)
+    losses = torch.addcmul(squared, batch.observed, noise_log_var).sum(-1).mul_(0.5)
+    return losses, GaussianPull(weighted, squared, batch.observed)
+
+
+@dataclass(frozen=True, eq=False)
+class GaussianPull:
+    """From the gradient by the losses of `reconstruction_loss` to those by what it is a function of.
+
+    Args:
+        weighted: r / s^2, r = x_hat - x, 0 where a cell is not observed.
+        squared: r^2 / s^2.
+        observed: 1.0 where a cell is observed.
+    """
+
+    weighted: Float[Tensor, "N D"]
+    squared: Float[Tensor, "N D"]
+    observed: Float[Tensor, "N D"]
+
+    def by_x_hat(self, gradient: Float[Tensor, " N"]) -> Float[Tensor, "N D"]:
+        """By the reconstruction."""
+        return self.weighted * gradient.unsqueeze(1)
+
+    def by_log_var(self, gradient: Float[Tensor, " N"]) -> Float[Tensor, " D"]:
+        """By the log variance of each column; of one for all it is the sum."""
+        return (0.5 * gradient) @ (self.observed - self.squared)
 
 
 class _GaussianLoss(Function):
-    """`reconstruction_loss`: the sum of (r^2 / s^2 + log s^2) / 2, r = x_hat - x, over observed cells."""
+    """`reconstruction_loss` for autograd, in one step and not in ten."""
 
     @staticmethod
-    def forward(ctx: Any, x_hat: Tensor, x: Tensor, observed: Tensor, log_var: Tensor) -> Tensor:
-        residual = (x_hat * observed).sub_(x)
-        weighted = residual * torch.exp(-log_var)
-        squared = residual.mul_(weighted)
-        ctx.save_for_backward(weighted, squared, observed)
+    def forward(ctx: Any, x_hat: Tensor, batch: Batch, log_var: Tensor) -> Tensor:
+        losses, ctx.pull = gaussian_vjp(x_hat, batch, log_var)
         ctx.is_one_for_all = log_var.ndim == 0
-        return torch.addcmul(squared, observed, log_var).sum(-1).mul_(0.5)
+        return losses
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        weighted, squared, observed = ctx.saved_tensors
-        by_x_hat = weighted * gradient.unsqueeze(1) if ctx.needs_input_grad[0] else None
         by_log_var = None
-        if ctx.needs_input_grad[3]:
-            by_log_var = (0.5 * gradient) @ (observed - squared)
+        if ctx.needs_input_grad[2]:
+            by_log_var = ctx.pull.by_log_var(gradient)
             by_log_var = by_log_var.sum() if ctx.is_one_for_all else by_log_var
-        return by_x_hat, None, None, by_log_var
-
-
-class _Draw(Function):
-    """`Posterior.draw`: z = mu + sigma e, and KL(q || N(0, 1))."""
-
-    @staticmethod
-    def forward(ctx: Any, mean: Tensor, log_var: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        std = torch.exp(0.5 * log_var)
-        off = std * noise
-        less_one = (std * std).sub_(1.0)
-        ctx.save_for_backward(mean, off, less_one)
-        kl = torch.addcmul(less_one, mean, mean).sub_(log_var).sum(-1).mul_(0.5)
-        return mean + off, kl
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, by_z: Tensor, by_kl: Tensor) -> tuple[Tensor | None, ...]:
-        mean, off, less_one = ctx.saved_tensors
-        weight = by_kl.unsqueeze(1)
-        by_mean = torch.addcmul(by_z, weight, mean) if ctx.needs_input_grad[0] else None
-        by_log_var = None
-        if ctx.needs_input_grad[1]:
-            by_log_var = (by_z * off).addcmul_(weight.expand_as(by_z), less_one).mul_(0.5)
-        return by_mean, by_log_var, None
+        return ctx.pull.by_x_hat(gradient) if ctx.needs_input_grad[0] else None, None, by_log_var

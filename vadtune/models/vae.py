@@ -60,11 +60,12 @@ class VAE(Model):
 
 
 class Amortized(TrainingPosteriors, Visit):
-    """Posteriors straight from the encoder, which moves with the network."""
+    """Posteriors straight from the encoder, which moves with the network: by the network's optimizer, afterwards."""
 
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
         self._encoder = [encoder]  # in a list: the model owns its weights, they are not saved twice
+        self._asked: list[Tensor] = []
 
     def visit(self, index: Int[Tensor, " K"]) -> Visit:  # noqa: ARG002
         """Nothing is held of any row."""
@@ -72,10 +73,16 @@ class Amortized(TrainingPosteriors, Visit):
 
     def of(self, rows: slice, batch: Batch) -> Posterior:  # noqa: ARG002
         """Encode the batch."""
-        return encode(self._encoder[0], batch)
+        with torch.enable_grad():
+            posterior = encode(self._encoder[0], batch)
+        assert posterior.log_var is not None
+        self._asked = [posterior.mean, posterior.log_var]
+        return posterior
 
-    def update(self, learning_rate: float) -> None:
-        """Nothing: the network's optimizer moves the encoder."""
+    def update(self, gradients: list[Tensor], learning_rate: float) -> None:  # noqa: ARG002
+        """Pass the gradients on to the encoder."""
+        torch.autograd.backward(self._asked, gradients)
+        self._asked = []
 
     def end(self) -> None:
         """Nothing."""

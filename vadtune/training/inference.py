@@ -9,7 +9,6 @@ Source: Zadeh et al. (2019), arXiv:1903.00840, section 3 (test-time inference).
 """
 
 import math
-from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
@@ -105,24 +104,14 @@ def descend_bound(model: Model, batch: Batch, start: Posterior, n_steps: int, le
     for step in range(n_steps):
         draw = -draw if step % 2 else torch.randn(len(draw), generator=rng)
         rise, fall = (step + 1) / (WARM_UP * n_steps), 0.5 * (1 + math.cos(math.pi * step / n_steps))
-        gradients = _bound_gradient(model, batch, leaves, start, draw)
+        posterior = _posterior([leaf.detach() for leaf in leaves], start)
+        _, gradients = model.losses(batch, posterior, draw.to(start.mean), 1.0, learns=False)
         for leaf, gradient in zip(leaves, gradients, strict=True):
             leaf.grad = gradient.nan_to_num_(nan=0.0)
         optimizer.step(learning_rate * min(1.0, rise) * fall)
         for log_var in leaves[1:]:
             log_var.clamp_(-2 * MAX_LOG_VAR, MAX_LOG_VAR)
     return _posterior([leaf.detach() for leaf in leaves], start)
-
-
-def _bound_gradient(
-    model: Model, batch: Batch, leaves: Sequence[Tensor], start: Posterior, draw: Float[Tensor, " L"]
-) -> tuple[Tensor, ...]:
-    with torch.enable_grad():
-        inputs = [leaf.detach().requires_grad_() for leaf in leaves]
-        posterior = _posterior(inputs, start)
-        losses = model.loss(batch, posterior, draw.to(posterior.mean))
-        # The weights of the decoder get no gradients: the graph is asked for the posteriors alone.
-        return torch.autograd.grad(losses, inputs, torch.ones_like(losses))
 
 
 def _posterior(leaves: list[Tensor], start: Posterior) -> Posterior:

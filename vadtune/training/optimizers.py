@@ -5,7 +5,7 @@ imports, in each worker of a search, and its bookkeeping was a tenth of a step o
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -21,11 +21,10 @@ class Optimizer(ABC):
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], weight_decay: float) -> None:
-        self.groups: dict[float, list[Tensor]] = {}  # by weight decay
-        for parameter in parameters:
-            if parameter.requires_grad:
-                self.groups.setdefault(weight_decay if parameter.ndim >= 2 else 0.0, []).append(parameter)
-        self.parameters = [parameter for group in self.groups.values() for parameter in group]
+        self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
+        self.groups: dict[float, list[nn.Parameter]] = {}  # by weight decay
+        for parameter in self.parameters:
+            self.groups.setdefault(weight_decay if parameter.ndim >= 2 else 0.0, []).append(parameter)
 
     def zero_grad(self) -> None:
         """Forget the gradients."""
@@ -35,11 +34,6 @@ class Optimizer(ABC):
     @abstractmethod
     def step(self, learning_rate: float) -> None:
         """Move every parameter that has a gradient along it."""
-
-    def _moved(self) -> Iterator[tuple[float, list[Tensor]]]:
-        for weight_decay, group in self.groups.items():
-            if moved := [parameter for parameter in group if parameter.grad is not None]:
-                yield weight_decay, moved
 
     @abstractmethod
     def state_dict(self) -> dict[str, Tensor]:
@@ -69,23 +63,31 @@ class AdamW(Optimizer):
     ) -> None:
         super().__init__(parameters, weight_decay)
         self.betas = betas
-        self.moment1 = {parameter: torch.zeros_like(parameter) for parameter in self.parameters}
-        self.moment2 = {parameter: torch.zeros_like(parameter) for parameter in self.parameters}
+        zeros = torch.zeros_like
+        moments = {parameter: (zeros(parameter), zeros(parameter)) for parameter in self.parameters}
+        self.moments = list(moments.values())
+        self.slots = [
+            (decay, [(parameter, *moments[parameter]) for parameter in group]) for decay, group in self.groups.items()
+        ]
         self.n_steps = torch.zeros((), device=self.parameters[0].device)
 
     @torch.no_grad()
     def step(self, learning_rate: float) -> None:
         """Move every parameter that has a gradient along it."""
         self.n_steps += 1
-        for weight_decay, group in self._moved():
+        for weight_decay, group in self.slots:
+            moved = [slot for slot in group if slot[0].grad is not None]
+            if not moved:
+                continue
+            parameters, moment1, moment2 = zip(*moved, strict=True)
             # What torch.optim.AdamW calls when it is told to be fused.
             torch._fused_adamw_(
-                group,
-                [_gradient(parameter) for parameter in group],
-                [self.moment1[parameter] for parameter in group],
-                [self.moment2[parameter] for parameter in group],
+                parameters,
+                [_gradient(parameter) for parameter in parameters],
+                moment1,
+                moment2,
                 [],
-                [self.n_steps] * len(group),
+                [self.n_steps] * len(parameters),
                 lr=learning_rate,
                 beta1=self.betas[0],
                 beta2=self.betas[1],
@@ -97,8 +99,11 @@ class AdamW(Optimizer):
 
     def state_dict(self) -> dict[str, Tensor]:
         """The number of steps, and the moments of each parameter by its place."""
-        moments = {"moment1": self.moment1.values(), "moment2": self.moment2.values()}
-        named = {f"{name}.{place}": m for name, tensors in moments.items() for place, m in enumerate(tensors)}
+        named = {
+            f"moment{order}.{place}": moment
+            for place, moments in enumerate(self.moments)
+            for order, moment in enumerate(moments, 1)
+        }
         return {"n_steps": self.n_steps, **named}
 
     @torch.no_grad()
@@ -114,8 +119,10 @@ class SGD(Optimizer):
     @torch.no_grad()
     def step(self, learning_rate: float) -> None:
         """Move every parameter that has a gradient along it."""
-        for weight_decay, group in self._moved():
+        for weight_decay, group in self.groups.items():
             for parameter in group:
+                if parameter.grad is None:
+                    continue
                 parameter.sub_(_gradient(parameter).add(parameter, alpha=weight_decay), alpha=learning_rate)
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -48,6 +48,7 @@ class Trainer:
         self.dropout_rng = torch.Generator(device)
         self.epoch = 0
 
+    @torch.no_grad()
     def fit_epoch(self) -> float:
         """Visit every training row once, in a fresh order, the last partial batch included.
 
@@ -81,27 +82,25 @@ class Trainer:
             index: Which rows.
             n_before: How many were visited before them in this epoch.
         """
-        rows, visit = self.batch.rows(index), self.posteriors.visit(index)
-        size = self.settings.batch_size
+        size, visit = self.settings.batch_size, self.posteriors.visit(index)
         n_batches = math.ceil(len(self.batch) / size)
         total = torch.zeros((), device=self.rng.device)
-        for start in range(0, len(index), size):
-            progress = (self.epoch + (n_before + start) // size / n_batches) / self.settings.n_epochs
-            total += self._step(rows, visit, slice(start, start + size), self._factor(progress))
+        for place, batch in enumerate(self.batch.rows(index).split(size)):
+            progress = (self.epoch + (n_before // size + place) / n_batches) / self.settings.n_epochs
+            total += self._step(batch, visit, place * size, self._factor(progress))
         visit.end()
         return total
 
-    def _step(self, rows: Batch, visit: Visit, part: slice, factor: float) -> Tensor:
+    def _step(self, batch: Batch, visit: Visit, start: int, factor: float) -> Tensor:
         """One update on one batch; returns the sum of its row losses."""
-        batch = rows.rows(part)
-        posterior = visit.of(part, batch)
-        losses = self.model.loss(batch, posterior, posterior.noise(self.rng))
-        # The network follows the mean of the row losses; each posterior takes its own row's share of that gradient.
+        posterior = visit.of(slice(start, start + len(batch)), batch)
         self.optimizer.zero_grad()
-        losses.backward(torch.full_like(losses, 1 / len(losses)))
+        noise = posterior.noise(self.rng)
+        # The network follows the mean of the row losses; each posterior takes its own row's share of that gradient.
+        losses, gradients = self.model.losses(batch, posterior, noise, 1 / len(batch), learns=True)
+        visit.update(gradients, self.settings.latent_learning_rate * factor)
         self.optimizer.step(self.settings.learning_rate * factor)
-        visit.update(self.settings.latent_learning_rate * factor)
-        return losses.detach().sum()
+        return losses.sum()
 
     def _factor(self, progress: float) -> float:
         match self.settings.schedule:
