@@ -21,6 +21,11 @@ Result = Mapping[str, Any]
 HOPELESS = 25
 
 
+def reports(result: Result) -> list[tuple[int, float]]:
+    """Epochs and values of what a trial has reported at once, in the order of epochs."""
+    return [*result.get("passed", []), (int(result[TIME]), float(result[OBJECTIVE]))]
+
+
 class Checkpoints(Protocol):
     """Where checkpoints lie; see `storage.Storage`."""
 
@@ -170,14 +175,14 @@ class Ledger:
         return {epoch: value for epoch, value in live.values.items() if epoch <= live.epoch}
 
     def report(self, ray_id: str, result: Result) -> None:
-        """Record a report; an epoch that a resumed trial reports again keeps its first value."""
+        """Record a report and those it passed; an epoch that a resumed trial reports again keeps its first value."""
         live = self.live[ray_id]
         live.last, live.host = dict(result), result.get("hostname")
-        live.epoch, live.value = int(result[TIME]), float(result[OBJECTIVE])
-        if math.isfinite(live.value) and live.epoch not in live.values:
-            live.values[live.epoch] = live.value
-            self.reached[live.epoch] += 1
-            live.trial.report(live.value, live.epoch)
+        for live.epoch, live.value in reports(result):
+            if math.isfinite(live.value) and live.epoch not in live.values:
+                live.values[live.epoch] = live.value
+                self.reached[live.epoch] += 1
+                live.trial.report(live.value, live.epoch)
 
     def wants_checkpoint(self, result: Result) -> bool:
         """Whether a trial that reports this should be saved; a loser at its end should not."""

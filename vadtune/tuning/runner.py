@@ -24,6 +24,8 @@ __all__ = ["Outcome", "Plan", "run_search"]
 
 # How often a trial whose worker died begins again, from its last checkpoint.
 MAX_FAILURES = 2
+# Reports of so many seconds come together, where nothing but a rung decides on them.
+TOGETHER_S = 0.25
 
 
 def run_search(
@@ -80,7 +82,7 @@ def _search(session: Session, data: Any, runs: RunFactory, tracked: list[Any]) -
 
     session.phase = "searching"
     try:
-        with Watchdog(*landmarks(), interrupt_main_thread), redirect_stdout(io.StringIO()), _uncounted(), _hushed():
+        with Watchdog(*landmarks(), interrupt_main_thread), redirect_stdout(io.StringIO()), _light(), _hushed():
             _tune(session, data, runs, tracked)
     except (KeyboardInterrupt, VadtuneError, SystemError, TuneError):
         # What a signal's handler raises may come out of Ray as something else.
@@ -117,16 +119,30 @@ def _tune(session: Session, data: Any, runs: RunFactory, tracked: list[Any]) -> 
 
 
 @contextmanager
-def _uncounted() -> Iterator[None]:
-    """Keep Ray from counting callbacks: to tell whose they are it imports MLflow and W&B where they are installed."""
-    from ray.air._internal import usage
+def _light() -> Iterator[None]:
+    """Keep Ray from what nobody asks for.
 
-    counting = usage.tag_callbacks
-    usage.tag_callbacks = lambda callbacks: not callbacks
+    It counts callbacks: to tell whose they are it imports MLflow and W&B where they are installed. And at the end,
+    while no trial runs, it writes the state of all of them for a Tuner to restore, at 10 ms a trial, and looks for that
+    to analyse: the study is all this.
+    """
+    from ray.air._internal import usage
+    from ray.tune import tune
+    from ray.tune.execution.tune_controller import TuneController
+
+    instead: list[tuple[Any, str, Any]] = [
+        (usage, "tag_callbacks", lambda callbacks: not callbacks),
+        (TuneController, "checkpoint", lambda *_, **__: None),
+        (tune, "ExperimentAnalysis", lambda **_: None),
+    ]
+    before = [(where, name, getattr(where, name)) for where, name, _ in instead]
     try:
+        for where, name, replacement in instead:
+            setattr(where, name, replacement)
         yield
     finally:
-        usage.tag_callbacks = counting
+        for where, name, kept in before:
+            setattr(where, name, kept)
 
 
 @contextmanager
@@ -163,6 +179,7 @@ def _job(plan: Plan, runs: RunFactory) -> Job:
         device=plan.device,
         n_threads=max(1, int(plan.cpus_per_trial)),
         storage=plan.storage,
+        together_s=TOGETHER_S if plan.scheduler.decides_at_rungs else 0.0,
     )
 
 

@@ -51,7 +51,11 @@ class RunFactory(Protocol):
 
 @dataclass(frozen=True)
 class Job:
-    """What all trials of a search share, beside the data."""
+    """What all trials of a search share, beside the data.
+
+    Attributes:
+        together_s: Reports of so many seconds may come together, but none from behind a rung.
+    """
 
     runs: RunFactory
     max_epochs: int
@@ -60,3 +64,4 @@ class Job:
     device: str
     n_threads: int
     storage: Storage
+    together_s: float = 0.0

@@ -5,7 +5,7 @@ Ray is imported where a scheduler is built, so that commands which only name one
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -35,6 +35,7 @@ class ASHA(Settings):
     Source: Li et al. (2020), A system for massively parallel hyperparameter tuning, MLSys.
     """
 
+    decides_at_rungs: ClassVar[bool] = True
     kind: Literal["asha"] = "asha"
     reduction_factor: int = Field(4, ge=2)
     grace: int | None = Field(None, ge=1, description="First rung; a sixteenth of the epochs if not given.")
@@ -69,6 +70,7 @@ class HyperBand(Settings):
     Source: Li et al. (2018), Hyperband, JMLR 18(185).
     """
 
+    decides_at_rungs: ClassVar[bool] = False
     kind: Literal["hyperband"] = "hyperband"
     reduction_factor: int = Field(3, ge=2)
 
@@ -98,6 +100,7 @@ class Median(Settings):
     Source: Golovin et al. (2017), Google Vizier, KDD.
     """
 
+    decides_at_rungs: ClassVar[bool] = False
     kind: Literal["median"] = "median"
     grace: int | None = Field(None, ge=1, description="No trial is stopped before; a ninth of the epochs if not given.")
     min_trials: int = Field(3, ge=1)
@@ -128,6 +131,7 @@ class Median(Settings):
 class NoScheduler(Settings):
     """Lets every trial run to its end."""
 
+    decides_at_rungs: ClassVar[bool] = True
     kind: Literal["none"] = "none"
 
     def rungs(self, max_epochs: int) -> tuple[int, ...]:  # noqa: ARG002

@@ -101,8 +101,8 @@ class Governor(TrialScheduler):
 
     @property
     def supports_buffered_results(self) -> bool:
-        """Whatever the scheduler says."""
-        return bool(self.inner.supports_buffered_results)
+        """No: Ray's way has a trial go on while it is saved at a rung. Ours is `Job.together_s`."""
+        return False
 
     def set_search_properties(self, *_: Any, **__: Any) -> bool:
         """The scheduler knows its metric."""

@@ -12,7 +12,8 @@ from ray.tune.logger import LoggerCallback
 
 from vadtune.errors import first_line
 from vadtune.settings import flatten
-from vadtune.tuning.schedulers import TIME
+from vadtune.tuning.ledger import reports
+from vadtune.tuning.schedulers import OBJECTIVE, TIME
 from vadtune.tuning.trackers import Tracker, open_tracker
 
 # Of a report; the rest is Ray's housekeeping.
@@ -87,10 +88,12 @@ class Tracked(Callback):
         """A report."""
         if "failure" in result:
             self.failed.add(trial.trial_id)
-        step = {"training_iteration": result[TIME], TIME: result[TIME]}
-        report = {name: result[name] for name in METRICS if name in result}
+        metrics = {name: result[name] for name in METRICS if name in result}
+        *passed, (last, _) = reports(result)
         with self._told() as inner:
-            inner.log_trial_result(iteration, self._show(trial), step | report)
+            for epoch, report in [*((epoch, {OBJECTIVE: value}) for epoch, value in passed), (last, metrics)]:
+                step = {"training_iteration": epoch, TIME: epoch}
+                inner.log_trial_result(iteration, self._show(trial), step | report)
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:  # noqa: ARG002
         """A trial came to its end, was stopped by the scheduler, or diverged."""
