@@ -136,6 +136,20 @@ def test_an_interrupted_trial_goes_on_from_its_checkpoint(book):
     assert len(ledger.study.trials) == 1
 
 
+def test_what_a_report_passed_is_recorded_too(book):
+    ledger = book()
+    ledger.ask("a")
+    ledger.report("a", report(9, 0.6, passed=[(3, 0.8), (5, 0.7)]))
+    assert ledger.live["a"].epoch == 9
+    assert ledger.passed("a") == ledger.study.trials[0].intermediate_values == {3: 0.8, 5: 0.7, 9: 0.6}
+    assert [rung.reached for rung in ledger.rung_counts()] == [1, 0]
+    ledger.report("a", report(9, math.nan, passed=[(7, 0.65)], failure="the loss is nan", done=True))
+    ledger.end("a")
+    trial = ledger.study.trials[0]
+    assert trial.state == TrialState.FAIL
+    assert trial.intermediate_values == {3: 0.8, 5: 0.7, 7: 0.65, 9: 0.6}
+
+
 def test_an_interrupted_trial_whose_checkpoint_is_gone_begins_again(book, shelf):
     ledger = book()
     ledger.ask("a")

@@ -22,20 +22,20 @@ def begun(tmp_path):
     (folder / "run.json").write_text(json.dumps({"epoch": 15, "train_s": 1.0}), encoding="utf-8")
     (folder / "run.safetensors").write_bytes(b"")
 
-    def begin() -> Trainable:
+    def begin(model=None, **options) -> Trainable:
         rows = np.arange(5)
         rows.flags.writeable = False
         job = Job(
             runs=FakeRuns(),
             max_epochs=45,
             report_epochs=(5, 10, 15, 20, 45),
-            rungs=(),
             device="cpu",
             storage=Storage(str(tmp_path)),
             n_threads=1,
+            **{"rungs": ()} | options,
         )
         trainable = Trainable.__new__(Trainable)
-        trainable.setup({"trial": {"model": {}, "seed": 0}, "checkpoint": CHECKPOINT}, {"rows": rows}, job)
+        trainable.setup({"trial": {"model": model or {}, "seed": 0}, "checkpoint": CHECKPOINT}, {"rows": rows}, job)
         return trainable
 
     return begin
@@ -56,3 +56,34 @@ def test_a_trial_whose_checkpoint_was_half_deleted_begins_anew(begun, tmp_path, 
 def test_a_trial_whose_checkpoint_is_gone_begins_anew(begun, tmp_path):
     shutil.rmtree(tmp_path / CHECKPOINT)
     assert begun().step()["epoch"] == 5
+
+
+def test_reports_come_one_by_one_unless_they_may_come_together(begun):
+    trainable = begun()
+    assert [trainable.step()["passed"] for _ in range(2)] == [[], []]
+
+
+def test_reports_of_some_time_come_together_with_their_values(begun, tmp_path):
+    shutil.rmtree(tmp_path / CHECKPOINT)
+    apart = begun()
+    reports = [apart.step() for _ in range(5)]
+    result = begun(together_s=60.0).step()
+    assert result["passed"] == [(one["epoch"], one["imputation_rmse"]) for one in reports[:-1]]
+    assert result["epoch"] == 45
+    assert result["final_rmse"] == reports[-1]["final_rmse"]
+
+
+def test_no_trial_goes_on_behind_a_rung_before_it_is_judged(begun, tmp_path):
+    shutil.rmtree(tmp_path / CHECKPOINT)
+    trainable = begun(together_s=60.0, rungs=(10,))
+    results = [trainable.step(), trainable.step()]
+    assert [result["epoch"] for result in results] == [10, 45]
+    assert [[epoch for epoch, _ in result["passed"]] for result in results] == [[5], [15, 20]]
+    assert results[0]["should_checkpoint"]
+
+
+def test_what_a_trial_reported_before_it_diverged_comes_with_the_failure(begun, tmp_path):
+    shutil.rmtree(tmp_path / CHECKPOINT)
+    result = begun(together_s=60.0, model={"kind": "diverging", "fuse": 12}).step()
+    assert "failure" in result
+    assert [epoch for epoch, _ in result["passed"]] == [5, 10]
