@@ -1,8 +1,10 @@
 """Models with closed forms, and rows with holes."""
 
 import torch
+from torch.testing import assert_close
 
 from vadtune.models.config import DecoderConfig, NoiseConfig, VADConfig
+from vadtune.models.objective import Batch, Posterior
 
 
 def holes(x, missing_rate=0.4, seed=0):
@@ -44,3 +46,21 @@ def exact_posterior(weight, bias, noise_std, x, kl_weight=1.0):
     precision = gram + kl_weight * torch.eye(weight.shape[1])
     mean = torch.linalg.solve(precision, residual @ weight / noise_std**2)
     return mean, precision
+
+
+def check_gradients(model, batch):
+    """What `Model.losses` says, with weights that learn, is what autograd finds; in float64."""
+    n, latent_dim = len(batch), 3
+    model.double()
+    scored = None if batch.scored is None else Batch(batch.scored.x.double(), batch.scored.observed.double())
+    batch = Batch(batch.x.double(), batch.observed.double(), scored)
+    leaves = [normal(n, latent_dim, seed=seed).double().requires_grad_() for seed in (0, 1)]
+    noise, posterior = normal(n, latent_dim, seed=2).double(), Posterior(*leaves)
+    z = leaves[0] + torch.exp(0.5 * leaves[1]) * noise
+    expected = model.likelihood.loss(model.decoder(z), batch) + model.kl_weight * posterior.kl()
+    weights = [weight for weight in model.parameters() if weight.requires_grad and weight.numel()]
+    by_autograd = torch.autograd.grad(expected.mean(), [*leaves, *weights])
+    with torch.no_grad():
+        losses, gradients = model.losses(batch, posterior, noise, 1 / n, learns=True)
+    assert_close(losses, expected.detach())
+    assert_close([*gradients, *(weight.grad for weight in weights)], list(by_autograd))

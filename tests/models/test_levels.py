@@ -8,7 +8,7 @@ import torch
 from torch.distributions import Categorical
 from torch.testing import assert_close
 
-from tests.models.examples import normal
+from tests.models.examples import check_gradients, normal
 from vadtune.data.codec import LEAST_REPEATS, MOST_IN_ALL, MOST_LEVELS, Codec
 from vadtune.data.tables import Column
 from vadtune.errors import ConfigError
@@ -81,6 +81,11 @@ def test_the_loss_is_that_of_the_other_columns_and_minus_log_p_of_the_levels(tab
         level = torch.from_numpy(np.abs(X[known.numpy(), column][:, None] - levels).argmin(1))
         expected[known] -= Categorical(logits=logits[known]).log_prob(level)
     assert_close(model.likelihood.loss(outputs, batch), expected, rtol=1e-5, atol=1e-5)
+
+
+@every_table
+def test_the_gradients_of_a_model_are_those_of_its_loss(table):
+    check_gradients(*built(table))
 
 
 @pytest.mark.parametrize("widths", [[3, 1, 4], [150, 2, 90]], ids=["narrow", "wide"])

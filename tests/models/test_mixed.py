@@ -8,7 +8,7 @@ import torch
 from torch.distributions import Bernoulli, Categorical
 from torch.testing import assert_close
 
-from tests.models.examples import normal
+from tests.models.examples import check_gradients, normal
 from vadtune.data.codec import Codec
 from vadtune.data.splits import Rows
 from vadtune.data.tables import Column
@@ -132,6 +132,11 @@ def test_huge_scores_keep_the_loss_and_its_gradient_finite():
         loss.sum().backward()
         assert loss.isfinite().all()
         assert out.grad.isfinite().all()
+
+
+def test_the_gradients_of_a_model_are_those_of_its_loss():
+    model = VADConfig(latent_dim=3).build(CODEC)
+    check_gradients(model, model.batch(torch.from_numpy(X)))
 
 
 @pytest.mark.parametrize("model", BOTH, ids=lambda model: model.kind)

@@ -8,13 +8,13 @@ import torch
 from torch.distributions import Normal
 from torch.testing import assert_close
 
-from tests.models.examples import normal
+from tests.models.examples import check_gradients, normal
 from vadtune.data.codec import Codec
 from vadtune.data.tables import Column
 from vadtune.errors import ConfigError
 from vadtune.models.config import DecoderConfig, ProjectiveConfig, VADConfig, VAEConfig
 from vadtune.models.normal_scores import Scored
-from vadtune.models.objective import Batch, Posterior
+from vadtune.models.objective import Batch
 
 N = 120
 RNG = np.random.default_rng(0)
@@ -62,21 +62,7 @@ def test_the_loss_is_the_others_and_minus_log_p_of_the_scores(table, levels):
 @every_table
 @with_levels_or_without
 def test_the_gradients_of_a_model_are_those_of_its_loss(table, levels):
-    model, batch = built(table, levels=levels)
-    model.double()
-    batch = Batch(
-        batch.x.double(), batch.observed.double(), Batch(batch.scored.x.double(), batch.scored.observed.double())
-    )
-    leaves = normal(N, 3).double().requires_grad_(), normal(N, 3, seed=1).double().requires_grad_()
-    noise, posterior = normal(N, 3, seed=2).double(), Posterior(*leaves)
-    z = leaves[0] + torch.exp(0.5 * leaves[1]) * noise
-    losses = model.likelihood.loss(model.decoder(z), batch) + model.kl_weight * posterior.kl()
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad and parameter.numel()]
-    expected = torch.autograd.grad(losses.mean(), [*leaves, *parameters])
-    with torch.no_grad():
-        found, gradients = model.losses(batch, posterior, noise, 1 / N, learns=True)
-    assert_close(found, losses.detach())
-    assert_close([*gradients, *(parameter.grad for parameter in parameters)], list(expected))
+    check_gradients(*built(table, levels=levels))
 
 
 @every_table

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vadtune.data.codec import Codec
 from vadtune.data.tables import IntArray
+from vadtune.models.backward import Pull
 from vadtune.models.codes import Blocks
 from vadtune.models.likelihood import Likelihood, Wrapping
 from vadtune.models.objective import Batch
@@ -60,6 +61,19 @@ class Leveled(Wrapping):
     def loss(self, outputs: Float[Tensor, "N O"], batch: Batch) -> Float[Tensor, " N"]:
         """The other's loss of the other columns, and -log p of the observed levels."""
         return self.inner.loss(self._inner(outputs), self._rest(batch)) + self._surprise(outputs, batch)
+
+    def vjp(self, outputs: Float[Tensor, "N O"], batch: Batch, *, learns: bool) -> tuple[Float[Tensor, " N"], Pull]:
+        """See `Likelihood.vjp`; of the levels by hand."""
+        rest, pull_rest = self.inner.vjp(self._inner(outputs), self._rest(batch), learns=learns)
+        logits, chosen, known = self._own(outputs), self._chosen(batch), batch.observed[:, self.places]
+        log_sums = self.blocks.log_sums(logits)
+
+        def pull(gradient: Tensor) -> Tensor:
+            weights = known * gradient.unsqueeze(1)
+            by_logits = torch.exp(logits - log_sums[:, self.blocks.block]).mul_(weights[:, self.blocks.block])
+            return torch.cat([pull_rest(gradient), by_logits.scatter_add_(1, chosen, -weights)], 1)
+
+        return rest + ((log_sums - logits.gather(1, chosen)) * known).sum(-1), pull
 
     def error(self, outputs: Float[Tensor, "N O"], batch: Batch) -> Float[Tensor, " N"]:
         """The other's error of the other columns, and -log p of the observed levels."""

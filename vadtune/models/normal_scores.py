@@ -59,9 +59,22 @@ class Scored(Wrapping):
         return self.inner.loss(self._inner(outputs), batch) + own
 
     def vjp(self, outputs: Float[Tensor, "N O"], batch: Batch, *, learns: bool) -> tuple[Float[Tensor, " N"], Pull]:
-        """See `Likelihood.vjp`; of Gaussians side by side by hand."""
-        if not self._is_one:
-            return super().vjp(outputs, batch, learns=learns)
+        """See `Likelihood.vjp`; of the scores by hand."""
+        if self._is_one:
+            return self._vjp_of_one(outputs, batch, learns=learns)
+        losses, pull_inner = self.inner.vjp(self._inner(outputs), batch, learns=learns)
+        own, pulls = gaussian_vjp(self._own(outputs), _scores(batch), self.score_noise.log_var())
+
+        def pull(gradient: Tensor) -> Tensor:
+            if learns:
+                self.score_noise.pull(pulls.by_log_var(gradient))
+            return torch.cat([pull_inner(gradient), pulls.by_x_hat(gradient)], 1)
+
+        return losses + own, pull
+
+    def _vjp_of_one(
+        self, outputs: Float[Tensor, "N O"], batch: Batch, *, learns: bool
+    ) -> tuple[Float[Tensor, " N"], Pull]:
         losses, pulls = gaussian_vjp(outputs, _scored(batch), self._log_var())
 
         def pull(gradient: Tensor) -> Tensor:
