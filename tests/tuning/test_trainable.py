@@ -82,6 +82,14 @@ def test_no_trial_goes_on_behind_a_rung_before_it_is_judged(begun, tmp_path):
     assert results[0]["should_checkpoint"]
 
 
+def test_reports_of_a_trial_whose_worker_died_come_one_by_one_and_those_of_the_next_trial_together(begun, tmp_path):
+    trainable = begun(together_s=60.0)
+    trainable.load_checkpoint(str(tmp_path / CHECKPOINT))
+    assert [trainable.step()["epoch"] for _ in range(2)] == [20, 45]
+    trainable.reset_config({"trial": {"model": {}, "seed": 1}, "checkpoint": None})
+    assert trainable.step()["epoch"] == 45
+
+
 def test_what_a_trial_reported_before_it_diverged_comes_with_the_failure(begun, tmp_path):
     shutil.rmtree(tmp_path / CHECKPOINT)
     result = begun(together_s=60.0, model={"kind": "diverging", "fuse": 12}).step()

@@ -29,6 +29,7 @@ class Trainable(tune.Trainable):
     trial: Nested
     checkpoint: str | None
     run: Run | None
+    together_s: float
 
     def setup(self, config: dict[str, Any], data: Any = None, job: Job | None = None) -> None:
         """Begin the first trial of this process."""
@@ -49,7 +50,7 @@ class Trainable(tune.Trainable):
         Returns:
             The last report; `passed` are epochs and values of those before, on which nobody decides.
         """
-        until, passed = time.monotonic() + self.job.together_s, []
+        until, passed = time.monotonic() + self.together_s, []
         result = self._report()
         while not (result.get("done") or result.get("should_checkpoint") or time.monotonic() >= until):
             passed.append((result["epoch"], result["imputation_rmse"]))
@@ -75,7 +76,8 @@ class Trainable(tune.Trainable):
         self.run.save(Path(checkpoint_dir))
 
     def load_checkpoint(self, checkpoint: Any) -> None:
-        """Go on with a run of this session, after its worker died."""
+        """Go on with a run of this session, after its worker died: should it again, the study knows how far it came."""
+        self.together_s = 0.0
         self.run = self._load(Path(checkpoint))
 
     def cleanup(self) -> None:
@@ -85,6 +87,7 @@ class Trainable(tune.Trainable):
     def _begin(self, config: dict[str, Any]) -> None:
         self.run = None
         gc.collect()
+        self.together_s = self.job.together_s
         self.trial = config["trial"]
         self.checkpoint = config["checkpoint"]
         random.seed(self.trial["seed"])
