@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from vadtune.errors import ConfigError
-from vadtune.training.device import fitting_threads, resolve_device, side_by_side
+from vadtune.training.device import fitting_threads, multiplying, resolve_device, side_by_side
 
 without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
 
@@ -65,3 +65,20 @@ def test_jobs_side_by_side_share_the_threads_of_torch_and_give_them_back():
         assert torch.get_num_threads() == 4
     finally:
         torch.set_num_threads(before)
+
+
+def test_products_are_rounded_while_anyone_wants_it_and_no_longer():
+    before = torch.get_float32_matmul_precision()
+    found = []
+    with pytest.raises(KeyError), multiplying("medium"), multiplying("medium"):
+        raise KeyError(found.append(torch.get_float32_matmul_precision()))
+    first, second = multiplying("medium"), multiplying("medium")
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)  # as threads do: not in the order in which they came
+    found.append(torch.get_float32_matmul_precision())
+    second.__exit__(None, None, None)
+    assert found == ["medium", "medium"]
+    with multiplying("highest"):
+        assert torch.get_float32_matmul_precision() == before
+    assert torch.get_float32_matmul_precision() == before

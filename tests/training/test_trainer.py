@@ -56,12 +56,24 @@ def test_how_many_rows_are_gathered_at_once_changes_nothing(kind, monkeypatch):
     for _ in range(3):
         together.fit_epoch()
     monkeypatch.setattr("vadtune.training.trainer.GATHERED_ROWS", 20)
-    for _ in range(3):
+    apart.fit_epoch()
+    monkeypatch.setattr("vadtune.training.trainer.GATHERED_CELLS", 2)
+    for _ in range(2):
         apart.fit_epoch()
     for name, tensor in together.model.state_dict().items():
         assert apart.model.state_dict()[name].equal(tensor)
     for name, tensor in together.posteriors.state_dict().items():
         assert apart.posteriors.state_dict()[name].equal(tensor)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_products_of_rounded_numbers_train_as_well(kind):
+    config = small(kind, decoder={"hidden_dim": 256, "n_layers": 2})
+    x = holes(normal(256, 64))
+    exact = losses(config, x, 10)
+    rounded = losses(change(config, "train", matmul_precision="medium"), x, 10)  # the same where no unit does it
+    assert exact[-1] < 0.9 * exact[0]
+    assert rounded == pytest.approx(exact, rel=0.01)
 
 
 @pytest.mark.parametrize("kind", KINDS)

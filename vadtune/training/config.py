@@ -8,11 +8,16 @@ from vadtune.models.config import VADConfig, VAEConfig
 from vadtune.settings import Settings
 
 ModelConfig = Annotated[VADConfig | VAEConfig, Field(discriminator="kind")]
+MatmulPrecision = Literal["highest", "medium"]
 MODELS: tuple[str, ...] = ("vad", "vae")
 
 
 class TrainConfig(Settings):
-    """How decoder, encoder and training posteriors are updated."""
+    """How decoder, encoder and training posteriors are updated.
+
+    `matmul_precision` is torch's `set_float32_matmul_precision`: `medium` lets matrix products round what they multiply
+    to bfloat16 or TF32 where the processor has units for that (AMX, tensor cores), and add up in float32.
+    """
 
     n_epochs: int = Field(100, ge=1)
     batch_size: int = Field(256, ge=1)
@@ -21,6 +26,7 @@ class TrainConfig(Settings):
     latent_learning_rate: float = Field(0.1, gt=0.0)
     weight_decay: float = Field(0.0, ge=0.0)
     schedule: Literal["constant", "one_cycle", "cosine", "plateau"] = "one_cycle"
+    matmul_precision: MatmulPrecision = "highest"
 
 
 class InferConfig(Settings):
