@@ -278,7 +278,7 @@ def _run(plan: "Plan", problem: "Problem", cluster: "Cluster") -> "Outcome":
 class _Watcher:
     """Shows the search on the console, and loads what its end needs, torch and plotly, while the last trials run."""
 
-    LOAD_BEFORE_S = 5.0
+    LOAD_BEFORE_S = 15.0
 
     def __init__(self) -> None:
         from vadtune.console import Console

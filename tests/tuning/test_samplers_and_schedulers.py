@@ -94,6 +94,11 @@ def test_rungs_rise_and_lie_before_the_end_and_are_reported(kind, max_epochs):
     assert isinstance(scheduler.build(max_epochs), TrialScheduler)
 
 
+def test_a_trial_does_not_report_just_before_or_behind_a_rung():
+    assert report_epochs((19, 76), 300)[:8] == (1, 19, 30, 45, 60, 76, 90, 105)
+    assert report_epochs((), 300)[:3] == (1, 15, 30)
+
+
 @pytest.mark.parametrize("max_epochs", [1, 2, 3, 10, 27, 45, 60, 81, 100, 1000])
 def test_the_rungs_of_asha_are_those_that_ray_uses(max_epochs):
     bracket = ASHA().build(max_epochs)._brackets[0]

@@ -150,9 +150,14 @@ SCHEDULERS: tuple[str, ...] = ("asha", "hyperband", "median", "none")
 
 
 def report_epochs(rungs: tuple[int, ...], max_epochs: int, n_reports: int = 20) -> tuple[int, ...]:
-    """The epochs at which a trial reports: all rungs, some twenty evenly spaced ones, the last."""
+    """The epochs at which a trial reports: all rungs, some twenty evenly spaced ones that are near none, the last.
+
+    A report is an inference, which takes a quarter of a short trial's time.
+    """
+    half = max_epochs / n_reports / 2
     even = {math.ceil(max_epochs * i / n_reports) for i in range(1, n_reports + 1)}
-    return tuple(sorted(even | set(rungs) | {1, max_epochs}))
+    apart = {epoch for epoch in even if all(abs(epoch - rung) >= half for rung in rungs)}
+    return tuple(sorted(apart | set(rungs) | {1, max_epochs}))
 
 
 def seed_rungs(scheduler: "TrialScheduler", histories: Histories) -> None:
