@@ -23,7 +23,8 @@ def anytime(
     kind, _, rate = mechanism.partition(":")
     with tempfile.TemporaryDirectory(prefix="vadtune-anytime-") as runs:
         words = ["-m", "vadtune.search", dataset, "--mechanism", kind, "--missing-rate", rate, "--runs", runs]
-        words += ["--trials", str(n_trials), "--top", str(n_trials), "--name", "long", "--json"]
+        words += ["--trials", str(n_trials), "--top", str(n_trials), "--ensemble", "1", "--name", "long"]
+        words += ["--json"]
         seconds = json.loads(call(words, limit_s))["seconds"]
         found = read_trials(Path(runs) / "long")
     about = {"dataset": Path(dataset).name.partition(".")[0], "mechanism": kind, "missing_rate": float(rate)}
