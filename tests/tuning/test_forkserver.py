@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -245,3 +246,18 @@ def wait_until_gone(pid: int) -> None:
         while psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
             assert time.monotonic() < until
             time.sleep(0.05)
+
+
+def test_what_stands_for_an_agent_ends_with_the_session_of_a_node_that_had_gone_before_it(tmp_path: Path) -> None:
+    session = tmp_path / "session"
+    session.mkdir()
+    command = [sys.executable, "-I", "-S", agent.__file__, "a_port", "ray/agent.py", "--node-id=1f"]
+    with subprocess.Popen([*command, f"--session-dir={session}"]) as orphan:  # its parent, this process, lives on
+        until = time.monotonic() + 30
+        while not (session / "a_port_1f").exists():
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        shutil.rmtree(session)
+        assert orphan.wait(timeout=30) == 0
+    with subprocess.Popen([*command, f"--session-dir={session}"]) as late:
+        assert late.wait(timeout=30) == 0

@@ -9,15 +9,14 @@ this takes 0.02 s of a CPU, and the agents take 1.4 s.
 import os
 import sys
 import time
+from contextlib import suppress
 
 NO_PORT = "-1"  # as Ray's own agent says it of what it does not serve
 PERIOD_S = 0.5
 
 
-def say_no(services: list[str], arguments: list[str]) -> None:
+def say_no(services: list[str], given: dict[str, str]) -> None:
     """Write where the node looks for the ports of the services: a file each, whole or not at all."""
-    pairs = (argument.removeprefix("--").partition("=") for argument in arguments)
-    given = {name: value for name, _, value in pairs}
     for service in services:
         path = os.path.join(given["session-dir"], f"{service}_{given['node-id']}")  # noqa: PTH118 – see above
         with open(f"{path}.new", "w") as file:  # noqa: PTH123
@@ -27,6 +26,10 @@ def say_no(services: list[str], arguments: list[str]) -> None:
 
 if __name__ == "__main__":
     node = os.getppid()
-    say_no(sys.argv[1].split(","), sys.argv[2:])
-    while os.getppid() == node:
-        time.sleep(PERIOD_S)
+    pairs = (argument.removeprefix("--").partition("=") for argument in sys.argv[2:])
+    given = {name: value for name, _, value in pairs}
+    # A node that was killed before its process id was asked for leaves a session without a folder.
+    with suppress(FileNotFoundError):
+        say_no(sys.argv[1].split(","), given)
+        while os.getppid() == node and os.path.exists(given["session-dir"]):  # noqa: PTH110
+            time.sleep(PERIOD_S)
