@@ -71,7 +71,7 @@ def test_it_is_scored_and_calibrated_as_numbers_are(problem, leveled):
     tested = score_artifact(leveled, problem)
     assert tested.scores.rmse is not None
     assert tested.scores.error is None
-    found = calibration(tested.artifact, tested.posterior, tested.x_hat, problem.splits.test)
+    found = calibration(tested.artifact, tested.posteriors[0], tested.x_hat, problem.splits.test)
     assert found["n_numbers"] == (~np.isnan(problem.splits.test.truth)).sum()
     assert 0.8 < found["coverage"]["0.95"] <= 1
 

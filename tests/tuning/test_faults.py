@@ -64,7 +64,8 @@ def test_a_worker_that_dies_a_third_time_fails_its_trial_alone(search, plan, tmp
         plan, space=make_space({"model": model, "first": first}, FakeConfig, "space"), n_trials=2
     )
     journal = tmp_path / "journal"
-    assert search(plan, FakeRuns(journal=journal)).trials["failed"] == 1
+    # At its rung it has worked long enough to be saved.
+    assert search(plan, FakeRuns(journal=journal, epoch_s=0.08)).trials["failed"] == 1
     mortal, quiet = sorted(trials(plan), key=lambda trial: trial.params["model.kind"])
     assert mortal.state.name == "FAIL"
     assert mortal.user_attrs["failure"].startswith("the worker process died, again after each retry")

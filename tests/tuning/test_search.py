@@ -113,7 +113,8 @@ def test_failures_are_told_by_their_reason_and_the_search_goes_on(search, plan):
 def test_a_trial_whose_worker_is_killed_goes_on_from_its_checkpoint(search, plan, tmp_path):
     space = make_space({"model": {"kind": "killed", "fuse": 20}}, FakeConfig, "space")
     plan = dataclasses.replace(plan, space=space, n_trials=1)
-    runs = FakeRuns(spoils=tmp_path / "killed", journal=tmp_path / "journal")
+    # At its rung it has worked long enough to be saved.
+    runs = FakeRuns(spoils=tmp_path / "killed", journal=tmp_path / "journal", epoch_s=0.08)
     assert search(plan, runs).trials["complete"] == 1
     lines = [line.split(" ", 1)[1] for line in (tmp_path / "journal").read_text(encoding="utf-8").splitlines()]
     assert lines == ["start", "load 15"]

@@ -22,11 +22,11 @@ def begun(tmp_path):
     (folder / "run.json").write_text(json.dumps({"epoch": 15, "train_s": 1.0}), encoding="utf-8")
     (folder / "run.safetensors").write_bytes(b"")
 
-    def begin(model=None, **options) -> Trainable:
+    def begin(model=None, epoch_s=0.0, **options) -> Trainable:
         rows = np.arange(5)
         rows.flags.writeable = False
         job = Job(
-            runs=FakeRuns(),
+            runs=FakeRuns(epoch_s=epoch_s),
             max_epochs=45,
             report_epochs=(5, 10, 15, 20, 45),
             device="cpu",
@@ -80,6 +80,17 @@ def test_no_trial_goes_on_behind_a_rung_before_it_is_judged(begun, tmp_path):
     assert [result["epoch"] for result in results] == [10, 45]
     assert [[epoch for epoch, _ in result["passed"]] for result in results] == [[5], [15, 20]]
     assert results[0]["should_checkpoint"]
+
+
+def test_a_trial_is_saved_at_a_rung_only_where_work_enough_would_be_lost(begun, tmp_path):
+    options = {"together_s": 60.0, "rungs": (20, 45), "epoch_s": 0.01, "save_after_s": 0.04}
+    trainable = begun(**options)
+    assert trainable.step()["should_checkpoint"]
+    # The second of work that its checkpoint holds is not lost.
+    assert not begun(**options | {"save_after_s": 0.06}).step()["should_checkpoint"]
+    trainable.save_checkpoint(str(tmp_path))
+    trainable.reset_config({"trial": {"model": {}, "seed": 1}, "checkpoint": None})
+    assert trainable.step()["should_checkpoint"]
 
 
 def test_reports_of_a_trial_whose_worker_died_come_one_by_one_and_those_of_the_next_trial_together(begun, tmp_path):

@@ -137,12 +137,18 @@ class Artifact:
         """Estimates, or draws, with the delta."""
         return values if self.delta is None else values + torch.from_numpy(self.delta).to(values)
 
-    def posteriors(self, x: Float[Tensor, "N D"]) -> list[Posterior]:
-        """Each member's own `posterior` of the rows, this model's first; on a CPU they are found side by side."""
-        if not self.others or next(self.model.parameters()).is_cuda:
-            return [member.posterior(x) for member in self.members]
-        with side_by_side(len(self.members)) as jobs:
-            return list(jobs.map(lambda member: member.posterior(x), self.members))
+    def posteriors(self, x: Float[Tensor, "N D"], known: Sequence[Posterior] = ()) -> list[Posterior]:
+        """Each member's own `posterior` of the rows, this model's first; on a CPU they are found side by side.
+
+        Args:
+            x: The rows, scaled.
+            known: Those of the first members, if they were found before.
+        """
+        asked = self.members[len(known) :]
+        if len(asked) <= 1 or next(self.model.parameters()).is_cuda:
+            return [*known, *(member.posterior(x) for member in asked)]
+        with side_by_side(len(asked)) as jobs:
+            return [*known, *jobs.map(lambda member: member.posterior(x), asked)]
 
     def posterior(self, x: Float[Tensor, "N D"]) -> Posterior:
         """The posterior of each row by a cold, converged inference in the model's precision; NaN cells are not seen."""

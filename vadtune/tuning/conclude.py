@@ -1,6 +1,6 @@
 """The end of a search: its best trials are scored once on the test rows, exported, and set beside baselines."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -51,13 +51,13 @@ def validation_name(unit: str) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Tested:
-    """A model and what it made of the test rows: posteriors, reconstruction `(N, D)` in scaled units, scores.
+    """A model and what it made of the test rows: each member's posteriors, reconstruction `(N, D)` scaled, scores.
 
     `calibration` is whether it is as sure as it should be: see `training.calibration`.
     """
 
     artifact: Artifact
-    posterior: Posterior
+    posteriors: Sequence[Posterior]
     x_hat: FloatArray
     scores: Scores
     calibration: Nested
@@ -142,15 +142,21 @@ def score_artifact(artifact: Artifact, problem: Problem) -> Tested:
     return score_calibrated(sure, problem)
 
 
-def score_calibrated(artifact: Artifact, problem: Problem) -> Tested:
-    """Score an artifact on the test rows, and add the scores to its metrics."""
+def score_calibrated(artifact: Artifact, problem: Problem, known: Sequence[Posterior] = ()) -> Tested:
+    """Score an artifact on the test rows, and add the scores to its metrics.
+
+    Args:
+        artifact: The model.
+        problem: Its table.
+        known: The first members' posteriors of the test rows, if they were found before.
+    """
     splits, x = problem.splits, as_tensor(problem.splits.test.rows.x)
-    posteriors = artifact.posteriors(x)
-    posterior, x_hat = posteriors[0], artifact.estimate(posteriors).cpu().numpy()
+    posteriors = artifact.posteriors(x, known)
+    x_hat = artifact.estimate(posteriors).cpu().numpy()
     scores = score(x_hat, splits.test, splits.column_range)
-    found = calibration(artifact, posterior, x_hat, splits.test)
+    found = calibration(artifact, posteriors[0], x_hat, splits.test)
     tested = {f"test_{name}": value for name, value in asdict(scores).items()} | {"test_calibration": found}
-    return Tested(replace(artifact, metrics=artifact.metrics | tested), posterior, x_hat, scores, found)
+    return Tested(replace(artifact, metrics=artifact.metrics | tested), posteriors, x_hat, scores, found)
 
 
 def evaluation_arrays(tested: Tested, problem: Problem) -> Arrays:
@@ -160,7 +166,7 @@ def evaluation_arrays(tested: Tested, problem: Problem) -> Arrays:
     labels = None if table.labels is None else table.labels[splits.indices[2]]
     numbers = splits.codec.numbers
     parts = [
-        partial(latents_2d, tested.posterior, tested.x_hat[:, numbers], test.truth[:, numbers], labels),
+        partial(latents_2d, tested.posteriors[0], tested.x_hat[:, numbers], test.truth[:, numbers], labels),
         partial(_curves, artifact, problem),
     ]
     if table.image_shape:

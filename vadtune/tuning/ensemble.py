@@ -101,7 +101,7 @@ def export_ensemble(
     chosen = {place: load_trial(trials[place], storage, problem) if place else first for place in weights}
     tested = score_artifact(_join(chosen, weights, problem, value), problem)
     test = problem.splits.test
-    estimate = replace(first, delta=tested.artifact.delta).estimate([tested.posterior])
+    estimate = replace(first, delta=tested.artifact.delta).estimate(tested.posteriors[:1])
     alone = score(estimate.cpu().numpy(), test, problem.splits.column_range)
     members = {trials[place].number: weight for place, weight in weights.items()}
     saved = save_artifact(tested.artifact, folder)

@@ -55,7 +55,8 @@ def add_further_fits(winner: Winner, problem: Problem, fitter: Fitter) -> Winner
         for place, member in [*enumerate(before.members), *fitted]
     ]
     about = before.metrics | {"further_fits": len(fitted)}
-    tested = score_calibrated(replace(first, others=tuple(others), metrics=about), problem)
+    joined = replace(first, others=tuple(others), metrics=about)
+    tested = score_calibrated(joined, problem, winner.tested.posteriors)
     again = replace(winner, tested=tested, folder=save_artifact(tested.artifact, winner.folder))
     if winner.alone is not None:
         return again

@@ -25,7 +25,9 @@ __all__ = ["Outcome", "Plan", "run_search"]
 # How often a trial whose worker died begins again, from its last checkpoint.
 MAX_FAILURES = 2
 # Reports of so many seconds come together, where nothing but a rung decides on them.
-TOGETHER_S = 0.25
+TOGETHER_S = 0.5
+# To save a trial takes 20 ms, to do so much of it again, should its worker die, hardly longer than to start a worker.
+SAVE_AFTER_S = 1.0
 
 
 def run_search(
@@ -180,6 +182,7 @@ def _job(plan: Plan, runs: RunFactory) -> Job:
         n_threads=max(1, int(plan.cpus_per_trial)),
         storage=plan.storage,
         together_s=TOGETHER_S if plan.scheduler.decides_at_rungs else 0.0,
+        save_after_s=SAVE_AFTER_S,
     )
 
 

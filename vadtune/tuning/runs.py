@@ -55,6 +55,7 @@ class Job:
 
     Attributes:
         together_s: Reports of so many seconds may come together, but none from behind a rung.
+        save_after_s: At a rung a run is saved if that keeps so many seconds of work from being lost.
     """
 
     runs: RunFactory
@@ -65,3 +66,4 @@ class Job:
     n_threads: int
     storage: Storage
     together_s: float = 0.0
+    save_after_s: float = 0.0

@@ -30,6 +30,7 @@ class Trainable(tune.Trainable):
     checkpoint: str | None
     run: Run | None
     together_s: float
+    saved_s: float  # of the trial's work, what its last checkpoint holds
 
     def setup(self, config: dict[str, Any], data: Any = None, job: Job | None = None) -> None:
         """Begin the first trial of this process."""
@@ -52,7 +53,7 @@ class Trainable(tune.Trainable):
         """
         until, passed = time.monotonic() + self.together_s, []
         result = self._report()
-        while not (result.get("done") or result.get("should_checkpoint") or time.monotonic() >= until):
+        while not (result.get("done") or result["epoch"] in self.job.rungs or time.monotonic() >= until):
             passed.append((result["epoch"], result["imputation_rmse"]))
             result = self._report()
         return result | {"passed": passed}
@@ -74,6 +75,7 @@ class Trainable(tune.Trainable):
         """Write the run."""
         assert self.run is not None
         self.run.save(Path(checkpoint_dir))
+        self.saved_s = _work_s(self.run)
 
     def load_checkpoint(self, checkpoint: Any) -> None:
         """Go on with a run of this session, after its worker died: should it again, the study knows how far it came."""
@@ -87,7 +89,7 @@ class Trainable(tune.Trainable):
     def _begin(self, config: dict[str, Any]) -> None:
         self.run = None
         gc.collect()
-        self.together_s = self.job.together_s
+        self.together_s, self.saved_s = self.job.together_s, 0.0
         self.trial = config["trial"]
         self.checkpoint = config["checkpoint"]
         random.seed(self.trial["seed"])
@@ -102,7 +104,8 @@ class Trainable(tune.Trainable):
         result: dict[str, Any] = {"epoch": run.epoch, "imputation_rmse": float(rmse)}
         if run.epoch >= self.job.max_epochs:
             result |= {"final_rmse": float(run.finish()), "best_epoch": run.best_epoch, "done": True}
-        saves = run.epoch in self.job.rungs or "final_rmse" in result
+        is_due = run.epoch in self.job.rungs and _work_s(run) - self.saved_s >= self.job.save_after_s
+        saves = is_due or "final_rmse" in result
         return result | {"train_s": run.train_s, "infer_s": run.infer_s, "should_checkpoint": saves}
 
     def _next_epoch(self, epoch: int) -> int:
@@ -120,13 +123,19 @@ class Trainable(tune.Trainable):
         return self.job.runs.start(self.trial, self.data, self.job.max_epochs, self.job.device)
 
     def _load(self, folder: Path) -> Run:
-        return self.job.runs.load(folder, self.trial, self.data, self.job.max_epochs, self.job.device)
+        run = self.job.runs.load(folder, self.trial, self.data, self.job.max_epochs, self.job.device)
+        self.saved_s = _work_s(run)
+        return run
 
     def _failure(self, text: str) -> dict[str, Any]:
         run, self.run = self.run, None
         spent = {"train_s": run.train_s, "infer_s": run.infer_s} if run is not None else {}
         epoch = run.epoch if run is not None else 0
         return {"epoch": epoch, "imputation_rmse": math.nan, "failure": text[:500], "done": True} | spent
+
+
+def _work_s(run: Run) -> float:
+    return run.train_s + run.infer_s
 
 
 def _is_memory(error: Exception) -> bool:
