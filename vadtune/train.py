@@ -94,7 +94,7 @@ def train(args: argparse.Namespace) -> int:
         from vadtune.training.reference_output import write_predictions, write_results
 
         latents = {
-            "latents": tested.posterior.mean.cpu().numpy(),
+            "latents": tested.posteriors[0].mean.cpu().numpy(),
             "train_latents": _latents(artifact, problem.splits.train.rows.x),
         }
         write_predictions(args.reference_output, artifact.scaler.inverse(x_hat), latents)
