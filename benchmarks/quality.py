@@ -4,7 +4,8 @@
     python benchmarks/quality.py --datasets wine,diabetes --mechanisms mcar:0.2,mcar:0.5 --seeds 1 --methods mean,vad
     python benchmarks/quality.py --tables mine.csv other.csv   tables of numbers of your own, beside the named datasets
     python benchmarks/quality.py --show                        the table and the figure of what has been run
-    python benchmarks/quality.py --anytime wine                is what 10 trials choose as good as what 300 do?
+    python benchmarks/quality.py --anytime wine                do validation and test errors of single trials agree?
+    python benchmarks/quality.py --budgets 10,30,60,300        is what 10 trials find as good as what 300 do?
     python benchmarks/quality.py --quick                       one small case, three methods, seconds
 
 A case is a dataset, a mechanism with its rate, and a seed, which draws rows and hidden cells. Every method runs in a
@@ -29,7 +30,7 @@ from typing import Any
 
 import numpy as np
 from opponents import N_DRAWS, OPPONENTS
-from quality_anytime import anytime
+from quality_anytime import anytime, budgets_table
 from quality_ranks import OURS, Result, coverage, figure, markdown, score
 
 from vadtune.data.problem import Problem, load_problem
@@ -184,16 +185,32 @@ def run_all(args: argparse.Namespace, results: Nested) -> None:
     """Run what is not among the results, method by method, and write each down when it is there."""
     for method in args.methods:
         for case in cases(args):
-            entry = case.known_as() | {"method": method}
-            if any(entry.items() <= result.items() for result in results["results"]):
-                continue
-            print(case, method, file=sys.stderr)
-            problem = case.problem()
-            about = {key: problem.describe()[key] for key in ("sha256", "n_rows", "n_features")}
-            about |= {"limit_s": args.limit, "date": f"{datetime.now(UTC):%Y-%m-%d}"}
-            about |= {"trials": args.trials} if method in OURS else {}
-            results["results"].append(entry | about | run_method(method, case, problem, args))
+            run_missing(case.known_as() | {"method": method}, case, args, results["results"])
             write(results, args.output)
+
+
+def run_budgets(args: argparse.Namespace, results: Nested) -> None:
+    """Searches by our methods with each number of trials; as `run_all`, case by case."""
+    found = results.setdefault("budgets", [])
+    for case in cases(args):
+        for method in sorted({*args.methods} & {*OURS}):
+            for n_trials in args.budgets:
+                known = case.known_as() | {"method": method, "trials": n_trials}
+                run_missing(known, case, argparse.Namespace(**vars(args) | {"trials": n_trials}), found)
+                write(results, args.output)
+
+
+def run_missing(known: Nested, case: Case, args: argparse.Namespace, results: list[Result]) -> None:
+    """Add an entry, unless one is there that is known by the same."""
+    if any(known.items() <= result.items() for result in results):
+        return
+    method = known["method"]
+    print(case, method, known.get("trials", ""), file=sys.stderr)
+    problem = case.problem()
+    about = {key: problem.describe()[key] for key in ("sha256", "n_rows", "n_features")}
+    about |= {"limit_s": args.limit, "date": f"{datetime.now(UTC):%Y-%m-%d}"}
+    about |= {"trials": args.trials} if method in OURS else {}
+    results.append(known | about | run_method(method, case, problem, args))
 
 
 def write(results: Nested, path: Path) -> None:
@@ -217,6 +234,10 @@ def words(text: str) -> list[str]:
     return [word for word in text.split(",") if word]
 
 
+def numbers(text: str) -> list[int]:
+    return [int(word) for word in words(text)]
+
+
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--datasets", type=words, default=list(DATASETS))
@@ -225,6 +246,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--methods", type=words, default=list(METHODS), help=", ".join(METHODS))
     parser.add_argument("--trials", type=int, default=60, help="of each search (default: 60)")
+    parser.add_argument("--budgets", type=numbers, default=[], help="searches of so many trials each: N,…")
     parser.add_argument("--search", type=str.split, default=[], help="more flags of each search, in one word")
     parser.add_argument("--limit", type=float, default=1800.0, help="seconds for one method on one case")
     parser.add_argument("--show", action="store_true", help="run nothing")
@@ -248,6 +270,10 @@ def main() -> None:
         results["anytime"].append(anytime(args.anytime, args.mechanisms[0], args.trials, call, args.limit))
         write(results, args.output)
         print(json.dumps(results["anytime"][-1], indent=1))
+        return
+    if args.budgets:
+        run_budgets(args, results)
+        print(budgets_table(results["budgets"]))
         return
     if not args.show:
         run_all(args, results)

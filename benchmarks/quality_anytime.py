@@ -1,11 +1,14 @@
-"""How soon a search chooses well, and how far its choice can be trusted: from one long search and its checkpoints."""
+"""How soon a search finds well, by searches of several lengths; how far its choice can be trusted, by one long one."""
 
 import json
+import math
+import statistics
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from quality_ranks import KEYS, Result
 from scipy.stats import spearmanr
 
 BUDGETS = (10, 30, 60)
@@ -29,6 +32,27 @@ def anytime(
         found = read_trials(Path(runs) / "long")
     about = {"dataset": Path(dataset).name.partition(".")[0], "mechanism": kind, "missing_rate": float(rate)}
     return about | {"trials": n_trials, "seconds": seconds} | summarise(found, (*BUDGETS, n_trials))
+
+
+def budgets_table(results: Sequence[Result]) -> str:
+    """What searches of fewer trials find, as they come, against those of the most: means over the cases of all."""
+    most = max(result["trials"] for result in results)
+    by_case: dict[tuple[Any, ...], dict[int, Result]] = {}
+    for result in results:
+        by_case.setdefault(tuple(result[key] for key in (*KEYS, "method")), {})[result["trials"]] = result
+    budgets = sorted({result["trials"] for result in results})
+    whole = [found for found in by_case.values() if all("test" in found.get(budget, {}) for budget in budgets)]
+    titles = ["trials", f"unseen rows, against {most}", "worst case", "fitted rows", "worst case", "seconds"]
+    lines = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
+    for budget in budgets:
+        cells = [str(budget)]
+        for part in ("test", "train"):
+            ratios = [found[budget][part]["rmse"] / found[most][part]["rmse"] - 1 for found in whole]
+            mean = math.expm1(statistics.fmean(map(math.log1p, ratios))) if ratios else math.nan
+            cells += [f"{mean:+.1%}", f"{max(ratios, default=math.nan):+.1%}"]
+        cells.append(f"{statistics.median(found[budget]['seconds'] for found in whole):.0f}" if whole else "–")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join([*lines, "", f"{len(whole)} cases were searched with every number of trials."])
 
 
 def read_trials(run: Path) -> list[Trial]:

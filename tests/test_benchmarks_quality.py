@@ -93,6 +93,19 @@ def test_a_budget_chooses_by_validation_among_its_own_trials():
     assert found["rank_correlation"] == pytest.approx(-0.5)
 
 
+def searched(dataset, n_trials, error, seconds=9.0):
+    return result(dataset, "vad", error) | {"trials": n_trials, "seconds": seconds}
+
+
+def test_searches_of_fewer_trials_are_set_against_those_of_the_most_case_by_case():
+    some = [searched("wine", 10, 0.8, 5.0), searched("wine", 300, 0.4), searched("energy", 10, 0.2, 7.0)]
+    text = quality_anytime.budgets_table([*some, searched("energy", 300, 0.2), searched("yacht", 10, 0.1)])
+    # The geometric mean of 2 and 1; the yacht was searched by 10 trials alone.
+    assert "| 10 | +41.4% | +100.0% | +41.4% | +100.0% | 6 |" in text
+    assert "| 300 | +0.0% | +0.0% | +0.0% | +0.0% | 9 |" in text
+    assert "2 cases" in text
+
+
 def low_rank_table():
     rng = np.random.default_rng(0)
     complete = (rng.normal(size=(500, 2)) @ rng.normal(size=(2, 6))).astype(np.float32)
