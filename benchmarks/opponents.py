@@ -37,11 +37,22 @@ class Imputation:
     draws: FloatArray | None = None
 
     def interval(self) -> dict[str, FloatArray]:
-        """Where the middle 80% of the draws of each cell begin and end; nothing without draws."""
+        """Ends of the 80% interval of each cell; nothing without draws."""
         if self.draws is None:
             return {}
-        low, high = np.quantile(self.draws, (0.1, 0.9), axis=0)
+        low, high = middle_80(self.draws)
         return {"low": low, "high": high}
+
+
+def middle_80(draws: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Where the middle 80% of a cell's draws `(K, N, D)` begin and end: another draw lies between in 80% of cases.
+
+    Few draws hardly reach as far as what they are drawn from: between the usual quantiles of 20 lie 72%.
+
+    Source: Hyndman and Fan (1996), Sample quantiles in statistical packages, The American Statistician 50, type 6.
+    """
+    low, high = np.quantile(draws, (0.1, 0.9), axis=0, method="weibull")
+    return low, high
 
 
 Opponent = Callable[[Seen], Imputation]

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from opponents import N_DRAWS, OPPONENTS
+from opponents import N_DRAWS, OPPONENTS, middle_80
 from quality_anytime import anytime, budgets_table
 from quality_ranks import OURS, Result, coverage, figure, markdown, score
 
@@ -151,8 +151,7 @@ def drawn_interval(artifact: Any, problem: Problem) -> tuple[FloatArray, FloatAr
     own_units = np.where(np.isnan(x), np.nan, problem.splits.scaler.inverse(x))
     rows = type(table)(table.name, table.source, own_units, table.columns, table.image_shape)
     draws = [problem.splits.scaler.transform(draw) for draw in Filler(artifact, N_DRAWS)(rows)]
-    low, high = np.quantile(draws, (0.1, 0.9), axis=0)
-    return low, high
+    return middle_80(np.asarray(draws))
 
 
 def call(words: list[str], limit_s: float) -> str:

@@ -106,6 +106,12 @@ def test_searches_of_fewer_trials_are_set_against_those_of_the_most_case_by_case
     assert "2 cases" in text
 
 
+def test_intervals_of_few_draws_hold_another_draw_as_often_as_they_say():
+    draws = np.random.default_rng(0).normal(size=(opponents.N_DRAWS + 1, 200, 100)).astype(np.float32)
+    low, high = opponents.middle_80(draws[1:])
+    assert quality_ranks.coverage(low, high, draws[0]) == pytest.approx(0.8, abs=0.01)
+
+
 def low_rank_table():
     rng = np.random.default_rng(0)
     complete = (rng.normal(size=(500, 2)) @ rng.normal(size=(2, 6))).astype(np.float32)
