@@ -184,24 +184,22 @@ def run_all(args: argparse.Namespace, results: Nested) -> None:
     """Run what is not among the results, method by method, and write each down when it is there."""
     for method in args.methods:
         for case in cases(args):
-            run_missing(case.known_as() | {"method": method}, case, args, results["results"])
-            write(results, args.output)
+            run_missing(case.known_as() | {"method": method}, case, args, results, "results")
 
 
 def run_budgets(args: argparse.Namespace, results: Nested) -> None:
     """Searches by our methods with each number of trials; as `run_all`, case by case."""
-    found = results.setdefault("budgets", [])
     for case in cases(args):
         for method in sorted({*args.methods} & {*OURS}):
             for n_trials in args.budgets:
                 known = case.known_as() | {"method": method, "trials": n_trials}
-                run_missing(known, case, argparse.Namespace(**vars(args) | {"trials": n_trials}), found)
-                write(results, args.output)
+                run_missing(known, case, argparse.Namespace(**vars(args) | {"trials": n_trials}), results, "budgets")
 
 
-def run_missing(known: Nested, case: Case, args: argparse.Namespace, results: list[Result]) -> None:
-    """Add an entry, unless one is there that is known by the same."""
-    if any(known.items() <= result.items() for result in results):
+def run_missing(known: Nested, case: Case, args: argparse.Namespace, results: Nested, part: str) -> None:
+    """Add an entry to a part of the results and write them, unless one is there that is known by the same."""
+    found = results.setdefault(part, [])
+    if any(known.items() <= result.items() for result in found):
         return
     method = known["method"]
     print(case, method, known.get("trials", ""), file=sys.stderr)
@@ -209,7 +207,8 @@ def run_missing(known: Nested, case: Case, args: argparse.Namespace, results: li
     about = {key: problem.describe()[key] for key in ("sha256", "n_rows", "n_features")}
     about |= {"limit_s": args.limit, "date": f"{datetime.now(UTC):%Y-%m-%d}"}
     about |= {"trials": args.trials} if method in OURS else {}
-    results.append(known | about | run_method(method, case, problem, args))
+    found.append(known | about | run_method(method, case, problem, args))
+    write(results, args.output)
 
 
 def write(results: Nested, path: Path) -> None:

@@ -26,7 +26,7 @@ __all__ = ["Outcome", "Plan", "run_search"]
 MAX_FAILURES = 2
 # Reports of so many seconds come together, where nothing but a rung decides on them.
 TOGETHER_S = 0.5
-# To save a trial takes 20 ms, to do so much of it again, should its worker die, hardly longer than to start a worker.
+# To save a small trial takes 20 ms, at every rung; workers die seldom, and then so much of a trial is done again.
 SAVE_AFTER_S = 1.0
 
 
