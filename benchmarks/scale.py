@@ -137,7 +137,7 @@ class Simulation:
         self.ledger = Ledger(crew, space, self.shelf, seed=0, rungs=self.rungs, n_trials=n_trials)
         session = SimulatedSession(n_workers)
         self.proposals = Proposals(self.ledger, session)
-        self.governor = Governor(scheduler.build(MAX_EPOCHS), self.ledger, session)
+        self.governor = Governor(scheduler.build(MAX_EPOCHS), self.ledger, session, MAX_EPOCHS)
         self.queue: list[tuple[float, int, SimulatedTrial]] = []
         self.n_asked = 0
 

@@ -170,6 +170,7 @@ class VAEImputer(ModelImputer):
     Args:
         latent_dim: Latents of a row.
         kl_weight: Weight of the KL term; 1 is the evidence lower bound.
+        mask_rate: Up to which share of a row's observed cells the encoder has to do without, while training.
         refinement_steps: By which the encoder's answer is made better; 0 takes it as it is.
         encoder_hidden_dim: Width of the encoder's hidden layers.
         encoder_n_layers: How many there are.
@@ -186,6 +187,7 @@ class VAEImputer(ModelImputer):
     PATHS: ClassVar[Mapping[str, str]] = {
         "latent_dim": "model.latent_dim",
         "kl_weight": "model.kl_weight",
+        "mask_rate": "model.mask_rate",
         "refinement_steps": "model.refinement_steps",
         "encoder_hidden_dim": "model.encoder.hidden_dim",
         "encoder_n_layers": "model.encoder.n_layers",
@@ -207,6 +209,7 @@ class VAEImputer(ModelImputer):
         *,
         latent_dim: int = 24,
         kl_weight: float = 0.3,
+        mask_rate: float = 0.6,
         refinement_steps: int = 30,
         encoder_hidden_dim: int = 256,
         encoder_n_layers: int = 2,
@@ -230,6 +233,7 @@ class VAEImputer(ModelImputer):
     ) -> None:
         self.latent_dim = latent_dim
         self.kl_weight = kl_weight
+        self.mask_rate = mask_rate
         self.refinement_steps = refinement_steps
         self.encoder_hidden_dim = encoder_hidden_dim
         self.encoder_n_layers = encoder_n_layers

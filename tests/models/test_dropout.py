@@ -5,7 +5,7 @@ import threading
 import pytest
 import torch
 
-from vadtune.models.dropout import Dropout, dropping_by
+from vadtune.models.dropout import Dropout, dropping_by, hide
 
 
 def generator(seed: int) -> torch.Generator:
@@ -66,3 +66,16 @@ def test_a_thread_does_not_draw_from_the_generator_of_another():
         thread.start()
         thread.join()
     assert ours.get_state().equal(before)
+
+
+def test_of_each_row_a_share_of_its_own_is_hidden_and_what_was_not_observed_stays_so():
+    observed = torch.ones(2000, 500)
+    observed[:, 400:] = 0
+    with dropping_by(generator(0)):
+        kept = hide(observed, 0.6)
+    assert kept.unique().tolist() == [0, 1]
+    assert not kept[:, 400:].any()
+    hidden = 1 - kept[:, :400].mean(1)
+    assert float(hidden.mean()) == pytest.approx(0.3, abs=0.02)
+    assert float(hidden.std()) == pytest.approx(0.6 / 12**0.5, abs=0.02)
+    assert float(hidden.max()) < 0.7

@@ -6,6 +6,7 @@ from torch.testing import assert_close
 from tests.models.examples import holes, normal
 from vadtune.data.splits import Rows
 from vadtune.models.config import VAEConfig
+from vadtune.models.dropout import dropping_by, hide
 from vadtune.models.objective import Batch
 from vadtune.models.vae import MAX_LOG_VAR, encode
 
@@ -56,3 +57,15 @@ def test_the_encoder_learns_by_the_gradient_of_the_loss():
         _, gradients = model.losses(batch, posterior, noise, 1 / 6, learns=True)
         visit.update(gradients, 0.1)
     assert_close([p.grad for p in model.parameters()], list(expected), rtol=1e-4, atol=1e-6)
+
+
+def test_what_is_masked_in_training_is_kept_from_the_encoder_and_inference_sees_all():
+    model, batch = VAEConfig(latent_dim=3, mask_rate=0.9).build(4), Batch.of(holes(normal(200, 4)))
+    visit = model.training_posteriors(batch).visit(torch.arange(200))
+    with dropping_by(torch.Generator().manual_seed(0)):
+        posterior = visit.of(slice(200), batch)
+    with dropping_by(torch.Generator().manual_seed(0)):
+        kept = hide(batch.observed, 0.9)
+    assert 0.4 < float(kept.sum() / batch.observed.sum()) < 0.7
+    assert_close(posterior.mean, encode(model.encoder, Batch(batch.x * kept, kept)).mean)
+    assert_close(model.start(batch).mean, encode(model.encoder, batch).mean)

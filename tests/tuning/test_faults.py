@@ -58,7 +58,7 @@ def test_trials_that_need_too_much_memory_fail_for_that_reason_and_the_next_in_t
 
 def test_a_worker_that_dies_a_third_time_fails_its_trial_alone(search, plan, tmp_path):
     kinds = ["mortal", "quiet"]
-    # As first points they come to their end, whichever is the first to reach a rung.
+    # As first points they pass all rungs, whichever is the first to reach one.
     model, first = {"kind": {"choices": kinds}, "fuse": 20}, [{"model": {"kind": kind}} for kind in kinds]
     plan = dataclasses.replace(
         plan, space=make_space({"model": model, "first": first}, FakeConfig, "space"), n_trials=2

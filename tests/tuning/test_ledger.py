@@ -114,6 +114,18 @@ def test_the_number_of_trials_counts_ended_and_live_ones_of_all_sessions(book):
     assert again.is_exhausted()
 
 
+def test_a_trial_is_compared_with_what_others_had_reached_by_its_epoch_in_this_session_or_an_earlier_one(book):
+    play(book(), "a", report(5, 0.5), report(15, 0.2, done=True))
+    ledger = book()
+    ledger.ask("b")
+    ledger.report("b", report(3, 0.9))
+    ledger.ask("c")
+    ledger.report("c", report(4, 0.6))
+    assert ledger.compare("c", report(9, 0.7)) == (0.6, 0.5)
+    assert ledger.compare("c", report(15, math.nan)) == (0.6, 0.2)
+    assert ledger.compare("b", report(4, 0.8)) == (0.8, 0.6)
+
+
 def test_an_interrupted_trial_goes_on_from_its_checkpoint(book):
     ledger = book()
     first = ledger.ask("a")

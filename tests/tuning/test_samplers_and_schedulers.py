@@ -10,7 +10,7 @@ from tests.tuning.fake_runs import FakeConfig
 from vadtune.errors import ConfigError
 from vadtune.settings import parse
 from vadtune.tuning.samplers import SAMPLERS, Sampler
-from vadtune.tuning.schedulers import ASHA, SCHEDULERS, HyperBand, Scheduler, report_epochs, seed_rungs
+from vadtune.tuning.schedulers import ASHA, SCHEDULERS, HyperBand, Scheduler, is_far_behind, report_epochs, seed_rungs
 from vadtune.tuning.space import make_space
 
 SPACE = {"model": {"x": {"low": -3.0, "high": 3.0, "step": 0.5}, "kind": {"choices": ["quiet", "loud"]}}}
@@ -133,3 +133,11 @@ def test_a_trial_whose_rung_is_seeded_is_not_judged_there_again():
     scheduler.on_trial_add(None, trial)
     assert scheduler.on_trial_result(None, trial, {"epoch": 7, "imputation_rmse": 0.9}) == TrialScheduler.CONTINUE
     assert scheduler.on_trial_result(None, trial, {"epoch": 20, "imputation_rmse": 0.9}) == TrialScheduler.STOP
+
+
+@pytest.mark.parametrize(
+    ("progress", "value", "is_behind"),
+    [(0.2, 9.0, False), (0.25, 1.4, False), (0.3, 1.41, True), (0.5, 1.25, False), (0.5, 1.26, True), (1.0, 1.3, True)],
+)
+def test_a_first_point_is_far_behind_by_a_factor_that_falls_with_its_progress(progress, value, is_behind):
+    assert is_far_behind(progress, value, 1.0) == is_behind

@@ -73,13 +73,18 @@ def test_every_trial_ends_in_its_true_state_with_all_that_it_reported(search, pl
     assert snapshots.all[-1].n_trials == 12
 
 
-def test_first_points_come_to_their_end_however_bad_they_are(search, plan):
-    bad = [{"model": {"x": x, "depth": 1}} for x in (0.0, 2.5, 2.75, 3.0)]
-    space = make_space(LINE | {"first": bad}, FakeConfig, "line.toml")
+def test_first_points_pass_all_rungs_until_they_are_far_behind(search, plan, monkeypatch):
+    monkeypatch.setattr(runner, "TOGETHER_S", 0.0)
+    # Of 45 epochs: before the half the third is up to 1.33 times as high as the first, then 1.4 times and more.
+    points = [{"model": {"x": x, "depth": 1}} for x in (0.0, 0.14, 0.6, 3.0)]
+    space = make_space(LINE | {"first": points}, FakeConfig, "line.toml")
     search(dataclasses.replace(plan, space=space, concurrent=1, n_trials=9))
-    found = [(trial.params["model.x"], trial.state, trial.last_step) for trial in trials(plan)]
-    assert found[:4] == [(point["model"]["x"], TrialState.COMPLETE, 45) for point in bad]
-    assert TrialState.PRUNED in {state for _, state, _ in found[4:]}
+    found = trials(plan)
+    ends = [(trial.state, trial.last_step, trial.user_attrs.get("stopped_by")) for trial in found[:4]]
+    assert ends[:2] == [(TrialState.COMPLETE, 45, None)] * 2
+    assert ends[2] == (TrialState.PRUNED, 23, "far behind at epoch 23")
+    assert ends[3] == (TrialState.PRUNED, 12, "far behind at epoch 12")
+    assert "rung 5" in {trial.user_attrs.get("stopped_by") for trial in found[4:]}
 
 
 def test_short_trials_do_not_keep_the_second_worker_from_starting(search, plan):

@@ -126,11 +126,16 @@ class VADConfig(Settings):
 
 
 class VAEConfig(Settings):
-    """Auto-encoder on the zero-filled row and its observed mask, refined by gradient steps if wanted."""
+    """Auto-encoder on the zero-filled row and its observed mask, refined by gradient steps if wanted.
+
+    In training the encoder does not see all that is observed: of each row a share, up to `mask_rate`, is kept from it
+    and has to be reconstructed none the less.
+    """
 
     kind: Literal["vae"] = "vae"
     latent_dim: int = Field(32, ge=1)
     kl_weight: float = Field(1.0, ge=0.0)
+    mask_rate: float = Field(0.0, ge=0.0, lt=1.0)
     refinement_steps: int = Field(0, ge=0)
     encoder: MLPSettings = MLPSettings()
     decoder: AnyDecoderConfig = DecoderConfig()

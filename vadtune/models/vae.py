@@ -1,8 +1,10 @@
 """Variational auto-encoder for incomplete rows: an encoder reads the zero-filled row and its observed mask.
 
 Source: Kingma and Welling (2014), arXiv:1312.6114; zero-filling and the mask as inputs: Nazabal et al. (2020),
-Handling incomplete heterogeneous data using VAEs, arXiv:1807.03653; refinement of the encoder's answer by gradient
-steps: Mattei and Frellsen (2018), Refit your encoder when new data comes by; Kim et al. (2018), arXiv:1802.02550.
+Handling incomplete heterogeneous data using VAEs, arXiv:1807.03653; an encoder that learns to do with less than is
+observed: Ivanov, Figurnov, Vetrov (2019), Variational autoencoder with arbitrary conditioning, arXiv:1806.02382;
+refinement of the encoder's answer by gradient steps: Mattei and Frellsen (2018), Refit your encoder when new data comes
+by; Kim et al. (2018), arXiv:1802.02550.
 """
 
 import torch
@@ -14,6 +16,7 @@ from vadtune.data.splits import Rows
 from vadtune.models.base import Model, Parts, TrainingPosteriors, Visit
 from vadtune.models.config import VAEConfig
 from vadtune.models.decoder import mlp
+from vadtune.models.dropout import hide
 from vadtune.models.objective import Batch, Posterior
 
 # Exponentials of larger log variances overflow before a loss can push them back.
@@ -35,7 +38,7 @@ class VAE(Model):
 
     def training_posteriors(self, train: Batch) -> "Amortized":  # noqa: ARG002
         """The encoder itself: it learns with the network's optimizer and holds nothing of any row."""
-        return Amortized(self.encoder)
+        return Amortized(self.encoder, self.config.mask_rate)
 
     def begin(self, posteriors: TrainingPosteriors, rows: Rows, train: Batch, rng: torch.Generator) -> None:
         """Nothing: the encoder is there."""
@@ -60,10 +63,16 @@ class VAE(Model):
 
 
 class Amortized(TrainingPosteriors, Visit):
-    """Posteriors straight from the encoder, which moves with the network: by the network's optimizer, afterwards."""
+    """Posteriors straight from the encoder, which moves with the network: by the network's optimizer, afterwards.
 
-    def __init__(self, encoder: nn.Module) -> None:
+    Args:
+        encoder: The encoder.
+        mask_rate: See `VAEConfig`.
+    """
+
+    def __init__(self, encoder: nn.Module, mask_rate: float) -> None:
         super().__init__()
+        self.mask_rate = mask_rate
         self._encoder = [encoder]  # in a list: the model owns its weights, they are not saved twice
         self._asked: list[Tensor] = []
 
@@ -72,7 +81,10 @@ class Amortized(TrainingPosteriors, Visit):
         return self
 
     def of(self, rows: slice, batch: Batch) -> Posterior:  # noqa: ARG002
-        """Encode the batch."""
+        """Encode what is left of the batch."""
+        if self.mask_rate:
+            kept = hide(batch.observed, self.mask_rate)
+            batch = Batch(batch.x * kept, kept)
         with torch.enable_grad():
             posterior = encode(self._encoder[0], batch)
         assert posterior.log_var is not None

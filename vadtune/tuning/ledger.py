@@ -66,6 +66,7 @@ class LiveTrial:
     is_started: bool = False
     is_paused: bool = False
     is_saving: bool = False
+    is_far_behind: bool = False
     last: dict[str, Any] = field(default_factory=dict)
 
 
@@ -114,6 +115,9 @@ class Ledger:
         self.runners_up = sorted(kept for trial in trials if (kept := _kept(trial, TrialState.PRUNED)) is not None)
         self.reached = Counter(epoch for trial in trials for epoch in trial.intermediate_values)
         self.stopped_by = Counter(trial.user_attrs.get("stopped_by") for trial in trials)
+        self.lowest: dict[int, float] = {}  # of all trials, by epoch
+        for trial in trials:
+            self._see(trial.intermediate_values)
 
     @property
     def n_active(self) -> int:
@@ -174,6 +178,20 @@ class Ledger:
         live = self.live[ray_id]
         return {epoch: value for epoch, value in live.values.items() if epoch <= live.epoch}
 
+    def compare(self, ray_id: str, result: Result) -> tuple[float, float]:
+        """The lowest value of a trial with what it reports now, and that of all trials up to the same epoch."""
+        epoch = int(result[TIME])
+        own = self.live[ray_id].values | dict(reports(result))
+        value, lowest = (
+            min((value for at, value in values.items() if at <= epoch and math.isfinite(value)), default=math.inf)
+            for values in (own, self.lowest)
+        )
+        return value, lowest
+
+    def _see(self, values: Mapping[int, float]) -> None:
+        for epoch, value in values.items():
+            self.lowest[epoch] = min(value, self.lowest.get(epoch, math.inf))
+
     def report(self, ray_id: str, result: Result) -> None:
         """Record a report and those it passed; an epoch that a resumed trial reports again keeps its first value."""
         live = self.live[ray_id]
@@ -182,6 +200,7 @@ class Ledger:
             if math.isfinite(live.value) and live.epoch not in live.values:
                 live.values[live.epoch] = live.value
                 self.reached[live.epoch] += 1
+                self._see({live.epoch: live.value})
                 live.trial.report(live.value, live.epoch)
 
     def wants_checkpoint(self, result: Result) -> bool:
@@ -270,6 +289,8 @@ def _ending(live: LiveTrial, failure: str | None, rungs: tuple[int, ...]) -> End
         return Ending(TrialState.FAIL, failure=failure)
     if final is not None:
         return Ending(TrialState.COMPLETE, value=float(final))
+    if live.is_far_behind:
+        return Ending(TrialState.PRUNED, stopped_by=f"far behind at epoch {live.epoch}")
     rung = max((rung for rung in rungs if rung <= live.epoch), default=live.epoch)
     return Ending(TrialState.PRUNED, stopped_by=f"rung {rung}")
 

@@ -108,7 +108,7 @@ def _tune(session: Session, data: Any, runs: RunFactory, tracked: list[Any]) -> 
         storage_path=plan.storage.address,
         num_samples=-1,
         search_alg=Proposals(ledger, session),
-        scheduler=Governor(plan.scheduler.build(plan.max_epochs), ledger, session),
+        scheduler=Governor(plan.scheduler.build(plan.max_epochs), ledger, session, plan.max_epochs),
         callbacks=[Events(ledger, plan.storage, session), *tracked],
         stop=End(session),
         resources_per_trial=tune.PlacementGroupFactory([resources]),

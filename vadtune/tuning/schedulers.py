@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 OBJECTIVE = "imputation_rmse"
 TIME = "epoch"
+# From which share of its epochs on a first point can be far behind, and how far above the lowest error at equal
+# progress that is. Measured in benchmarks/README.md, "What ideas were worth".
+FAR_BEHIND = ((0.5, 1.25), (0.25, 1.4))
 # Ray's name of a trial, and what it reported: epoch -> imputation_rmse.
 Histories = Mapping[str, Mapping[int, float]]
 
@@ -29,8 +32,8 @@ Histories = Mapping[str, Mapping[int, float]]
 class ASHA(Settings):
     """Asynchronous successive halving, one bracket: at every rung the best quarter goes on.
 
-    The stopping variant: nothing is paused, and the first trial to reach a rung always passes. The first points of a
-    space always come to their end.
+    The stopping variant: nothing is paused, and the first trial to reach a rung always passes. So do the first points
+    of a space; they are stopped once they are far behind, see `is_far_behind`.
 
     Source: Li et al. (2020), A system for massively parallel hyperparameter tuning, MLSys.
     """
@@ -158,6 +161,18 @@ def report_epochs(rungs: tuple[int, ...], max_epochs: int, n_reports: int = 20) 
     even = {math.ceil(max_epochs * i / n_reports) for i in range(1, n_reports + 1)}
     apart = {epoch for epoch in even if all(abs(epoch - rung) >= half for rung in rungs)}
     return tuple(sorted(apart | set(rungs) | {1, max_epochs}))
+
+
+def is_far_behind(progress: float, value: float, lowest: float) -> bool:
+    """Whether a first point has no hope of serving, not even in an ensemble.
+
+    Args:
+        progress: Share of its epochs that are done.
+        value: Its lowest error so far.
+        lowest: That of all trials when they had come as far.
+    """
+    excess = next((excess for share, excess in FAR_BEHIND if progress >= share), math.inf)
+    return value > excess * lowest
 
 
 def seed_rungs(scheduler: "TrialScheduler", histories: Histories) -> None:
