@@ -67,6 +67,9 @@ class SimulatedSession:
     def tick(self) -> None:
         """Nothing to show."""
 
+    def may_go_on(self, progress: float) -> bool:  # noqa: ARG002
+        return True
+
     def is_over(self) -> bool:
         return False
 

@@ -265,7 +265,7 @@ class SearchImputer(Imputer):
     Args:
         model: `vad` or `vae`.
         n_trials: After how many trials to end; None if `time_budget_s` alone is to say.
-        time_budget_s: Seconds after which no trial goes on.
+        time_budget_s: Seconds after which no trial goes on, but one that is nearly done by then, for a tenth more.
         n_jobs: How many trials run at once; None and -1: as many as there are CPUs for.
         address: Of a running Ray cluster, `auto` or `HOST:PORT`; None for this machine.
         storage: Where checkpoints go: a folder or address that every node sees; None for the run folder.

@@ -44,7 +44,12 @@ def parser() -> cli.Parser:
     space.add_argument(
         "--max-epochs", metavar="N", type=cli.count, help="epochs of a trial that nothing stops (default: the space's)"
     )
-    space.add_argument("--time-budget", metavar="TIME", type=cli.duration, help="end after 90s, 30m, 2h …")
+    space.add_argument(
+        "--time-budget",
+        metavar="TIME",
+        type=cli.duration,
+        help="end after 90s, 30m, 2h …; trials that are nearly done by then get up to a tenth more, 5m at most",
+    )
     space.add_argument("--sampler", choices=SAMPLERS, default="tpe", help="proposes settings (default: tpe)")
     space.add_argument("--scheduler", choices=SCHEDULERS, default="asha", help="stops poor trials (default: asha)")
     cli.add_data_flags(made)

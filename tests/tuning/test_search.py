@@ -22,6 +22,7 @@ from vadtune.tuning import runner
 from vadtune.tuning.runner import run_search
 from vadtune.tuning.samplers import Grid
 from vadtune.tuning.schedulers import NoScheduler, Scheduler
+from vadtune.tuning.session import GRACE_S, Session
 from vadtune.tuning.space import make_space
 from vadtune.tuning.study import best_trial, count_states, read_study
 
@@ -186,6 +187,39 @@ def test_at_the_end_of_the_time_running_trials_are_saved_and_wait_and_are_gone_o
     for before, after in zip(waiting, trials(slow), strict=True):
         assert before.params == after.params
         assert before.intermediate_values.items() <= after.intermediate_values.items()
+
+
+def test_trials_that_are_nearly_done_at_the_end_of_the_time_come_to_their_own(search, plan, monkeypatch):
+    class Hurried(Session):
+        def is_over(self):
+            if any(trial.epoch >= 41 for trial in self.ledger.live.values()):
+                self.request_stop("time budget")
+            return super().is_over()
+
+    monkeypatch.setattr(runner, "Session", Hurried)
+    plan = dataclasses.replace(plan, n_trials=None, time_budget_s=600.0, scheduler=NoScheduler())
+    outcome = search(plan, FakeRuns(epoch_s=0.1))
+    assert outcome.end == "time budget"
+    done = [trial for trial in trials(plan) if (trial.last_step or 0) >= 41]
+    assert done
+    assert all(trial.state == TrialState.COMPLETE for trial in done)
+    assert outcome.trials["complete"] == len(done)
+
+
+def test_overtime_ends_by_itself_or_by_an_interrupt(plan, monkeypatch):
+    session = Session(dataclasses.replace(plan, time_budget_s=100.0), Snapshots())
+    assert session.may_go_on(0.1)
+    session.request_stop("time budget")
+    assert [session.may_go_on(progress) for progress in (0.89, 0.9)] == [False, True]
+    session.request_stop("interrupted")
+    assert session.end == "interrupted"
+    assert not session.may_go_on(0.99)
+    session = Session(dataclasses.replace(plan, time_budget_s=100.0), Snapshots())
+    session.request_stop("time budget")
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + 10.1)
+    assert not session.may_go_on(0.99)
+    assert session.give_up_at == pytest.approx(now + 10 + GRACE_S["time budget"], abs=1.0)
 
 
 def test_a_trial_that_is_too_large_is_refused_before_anything_starts(plan):

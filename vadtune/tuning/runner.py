@@ -200,7 +200,7 @@ def _running(cluster: Cluster | None, plan: Plan) -> Iterator[Cluster]:
 
 @contextmanager
 def _signals(session: Session) -> Iterator[None]:
-    """SIGINT and SIGTERM stop the search and save; a second one is not waited for. SIGUSR2 is the watchdog's."""
+    """SIGINT and SIGTERM stop the search and save; a second one does not wait. SIGUSR2 is the watchdog's."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -209,7 +209,7 @@ def _signals(session: Session) -> Iterator[None]:
         signal.alarm(0)  # Ray's handler may have been there first: it gives a process three seconds
         if session.is_closing:
             return  # it takes no time, and has to be whole
-        if session.stopping.is_set():
+        if session.stopping.is_set() and not session.is_overtime:
             session.end_abruptly(KeyboardInterrupt())
         session.request_stop("interrupted")
 

@@ -29,6 +29,10 @@ class Session(Protocol):
         """Called ten times a second and more."""
         ...
 
+    def may_go_on(self, progress: float) -> bool:
+        """Whether a trial that has done a share of its epochs is to go on rather than be saved."""
+        ...
+
     def is_over(self) -> bool:
         """Whether everything is to be stopped now."""
         ...
@@ -120,9 +124,10 @@ class Governor(TrialScheduler):
         if self.ledger.news:
             seed_rungs(self.inner, self.ledger.histories())
         decision = self.inner.on_trial_result(tune_controller, trial, result)
+        progress = result[TIME] / self.max_epochs
         if self._is_spared(trial):
-            decision = self._judge_first(trial.trial_id, result)
-        if self.session.stopping.is_set() and decision == TrialScheduler.CONTINUE:
+            decision = self._judge_first(trial.trial_id, result, progress)
+        if decision == TrialScheduler.CONTINUE and not self.session.may_go_on(progress):
             decision = TrialScheduler.PAUSE
         if decision == TrialScheduler.PAUSE:
             live = self.ledger.live[trial.trial_id]
@@ -139,10 +144,10 @@ class Governor(TrialScheduler):
         live = self.ledger.live.get(trial.trial_id)
         return live is not None and live.is_first and isinstance(self.inner, AsyncHyperBandScheduler)
 
-    def _judge_first(self, ray_id: str, result: dict[str, Any]) -> str:
+    def _judge_first(self, ray_id: str, result: dict[str, Any], progress: float) -> str:
         """Whether a first point goes on: until it is far behind all that have come as far."""
         value, lowest = self.ledger.compare(ray_id, result)
-        if not is_far_behind(result[TIME] / self.max_epochs, value, lowest):
+        if not is_far_behind(progress, value, lowest):
             return TrialScheduler.CONTINUE
         self.ledger.live[ray_id].is_far_behind = True
         return TrialScheduler.STOP

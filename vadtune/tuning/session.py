@@ -35,6 +35,9 @@ MAX_PENDING = 256
 SWEEP_S = 30.0
 # How long running trials get to come to their next report and be saved.
 GRACE_S: dict[End, float] = {"finished": 0.0, "time budget": 30.0, "interrupted": 12.0}
+# Trials that have come so far by the end of the budget come to their own, if that takes no more than a share of it.
+NEARLY_DONE = 0.9
+OVERTIME, MAX_OVERTIME_S = 0.1, 300.0
 
 
 class Session:
@@ -49,6 +52,7 @@ class Session:
         self.is_closing = False
         self.started = self.last_tick = time.monotonic()
         self.give_up_at = math.inf
+        self.overtime_until = -math.inf
         self.marks: dict[str, float] = {}
         self.phase = "starting Ray"
         self.notes: list[str] = []
@@ -144,11 +148,23 @@ class Session:
         return "waiting for workers (`ray status` says why none comes; cluster/README.md what to do)"
 
     def request_stop(self, end: End) -> None:
-        """Begin nothing new; save what runs at its next report, within some seconds."""
-        if not self.stopping.is_set():
-            self.end, self.phase = end, "saving running trials"
-            self.give_up_at = time.monotonic() + GRACE_S[end]
-            self.stopping.set()
+        """Begin nothing new; save what runs at its next report, within some seconds. An interrupt ends overtime."""
+        if self.stopping.is_set() and not (self.is_overtime and end == "interrupted"):
+            return
+        overtime_s = min(OVERTIME * (self.plan.time_budget_s or 0.0), MAX_OVERTIME_S) if end == "time budget" else 0.0
+        self.end, self.phase = end, "saving running trials"
+        self.overtime_until = time.monotonic() + overtime_s
+        self.give_up_at = self.overtime_until + GRACE_S[end]
+        self.stopping.set()
+
+    @property
+    def is_overtime(self) -> bool:
+        """Whether the budget is used up, and trials that are nearly done may go on."""
+        return self.end == "time budget" and time.monotonic() < self.overtime_until
+
+    def may_go_on(self, progress: float) -> bool:
+        """Whether a trial that has done a share of its epochs is to go on rather than be saved."""
+        return not self.stopping.is_set() or (self.is_overtime and progress >= NEARLY_DONE)
 
     def give_up(self, problem: str) -> None:
         """No trial can go on: stop at once, and say why."""
