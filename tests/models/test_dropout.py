@@ -5,7 +5,7 @@ import threading
 import pytest
 import torch
 
-from vadtune.models.dropout import Dropout, dropping_by, hide
+from vadtune.models.dropout import Dropout, drop_cells, dropping_by
 
 
 def generator(seed: int) -> torch.Generator:
@@ -72,7 +72,7 @@ def test_of_each_row_a_share_of_its_own_is_hidden_and_what_was_not_observed_stay
     observed = torch.ones(2000, 500)
     observed[:, 400:] = 0
     with dropping_by(generator(0)):
-        kept = hide(observed, 0.6)
+        kept = drop_cells(observed, 0.6)
     assert kept.unique().tolist() == [0, 1]
     assert not kept[:, 400:].any()
     hidden = 1 - kept[:, :400].mean(1)

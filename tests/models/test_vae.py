@@ -6,7 +6,7 @@ from torch.testing import assert_close
 from tests.models.examples import holes, normal
 from vadtune.data.splits import Rows
 from vadtune.models.config import VAEConfig
-from vadtune.models.dropout import dropping_by, hide
+from vadtune.models.dropout import drop_cells, dropping_by
 from vadtune.models.objective import Batch
 from vadtune.models.vae import MAX_LOG_VAR, encode
 
@@ -65,7 +65,7 @@ def test_what_is_masked_in_training_is_kept_from_the_encoder_and_inference_sees_
     with dropping_by(torch.Generator().manual_seed(0)):
         posterior = visit.of(slice(200), batch)
     with dropping_by(torch.Generator().manual_seed(0)):
-        kept = hide(batch.observed, 0.9)
+        kept = drop_cells(batch.observed, 0.9)
     assert 0.4 < float(kept.sum() / batch.observed.sum()) < 0.7
     assert_close(posterior.mean, encode(model.encoder, Batch(batch.x * kept, kept)).mean)
     assert_close(model.start(batch).mean, encode(model.encoder, batch).mean)

@@ -22,7 +22,7 @@ def dropping_by(generator: torch.Generator) -> Iterator[None]:
         _generator.reset(token)
 
 
-def hide(observed: Float[Tensor, "N D"], rate: float) -> Float[Tensor, "N D"]:
+def drop_cells(observed: Float[Tensor, "N D"], rate: float) -> Float[Tensor, "N D"]:
     """Drop cells of a mask: of each row a share of its own, uniform in [0, `rate`)."""
     generator, device = _generator.get(), observed.device
     shares = rate * torch.rand(len(observed), 1, generator=generator, device=device)

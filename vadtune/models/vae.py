@@ -16,7 +16,7 @@ from vadtune.data.splits import Rows
 from vadtune.models.base import Model, Parts, TrainingPosteriors, Visit
 from vadtune.models.config import VAEConfig
 from vadtune.models.decoder import mlp
-from vadtune.models.dropout import hide
+from vadtune.models.dropout import drop_cells
 from vadtune.models.objective import Batch, Posterior
 
 # Exponentials of larger log variances overflow before a loss can push them back.
@@ -83,7 +83,7 @@ class Amortized(TrainingPosteriors, Visit):
     def of(self, rows: slice, batch: Batch) -> Posterior:  # noqa: ARG002
         """Encode what is left of the batch."""
         if self.mask_rate:
-            kept = hide(batch.observed, self.mask_rate)
+            kept = drop_cells(batch.observed, self.mask_rate)
             batch = Batch(batch.x * kept, kept)
         with torch.enable_grad():
             posterior = encode(self._encoder[0], batch)
