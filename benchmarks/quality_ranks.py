@@ -15,6 +15,7 @@ from vadtune.data.tables import FloatArray
 OURS = ("vad", "vae")
 KEYS = ("dataset", "mechanism", "missing_rate", "seed")
 Result = dict[str, Any]
+RATIO_TICKS = (0.25, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0)
 # Blue and grey of Okabe and Ito (2008): told apart by colour-blind readers.
 OWN_COLOR, OTHER_COLOR = "#0072B2", "#777777"
 
@@ -146,7 +147,7 @@ def figure(results: Sequence[Result]) -> go.Figure:
     if ranked.cases and len(ranked.methods) > 1:
         _add_ranks(made, ranked)
     made.add_vline(x=1, line_color=OTHER_COLOR, line_dash="dot", row=1, col=1)
-    made.update_xaxes(type="log", row=1, col=1)
+    made.update_xaxes(type="log", tickvals=RATIO_TICKS, tickformat="~g", row=1, col=1)
     return made.update_layout(template="simple_white", width=1100, height=440)
 
 
