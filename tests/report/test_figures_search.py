@@ -106,8 +106,9 @@ def test_rungs_count_who_reached_and_who_was_stopped() -> None:
     assert rungs["went_on"].tolist() == [2, 1, 1]
 
 
-def test_a_rung_that_only_a_trial_names_is_counted_too() -> None:
-    assert learning.rungs_frame(table(stopped_by=["rung 5"], last_epoch=[5.0]), ())["epoch"].tolist() == [5]
+def test_an_epoch_that_only_a_trial_names_is_counted_too() -> None:
+    frame = table(stopped_by=["rung 5", "far behind at epoch 7"], last_epoch=[5.0, 7.0])
+    assert learning.rungs_frame(frame, (3,)).to_numpy().tolist() == [[3, 2, 0, 2], [5, 2, 1, 1], [7, 1, 1, 0]]
 
 
 def test_rungs_of_a_whole_run_add_up(run: Run) -> None:

@@ -36,16 +36,16 @@ def curves_frame(trials: Sequence[FrozenTrial], frame: pd.DataFrame, n_most: int
 
 
 def rungs_frame(frame: pd.DataFrame, rungs: Sequence[int]) -> pd.DataFrame:
-    """What happened at each rung, over all trials.
+    """What happened at each rung, and wherever else a trial was stopped, over all trials.
 
     Args:
         frame: `trials_frame` of the run.
-        rungs: Epochs of the settings; a rung that only a trial's `stopped_by` names is added.
+        rungs: Epochs of the settings; others that a trial's `stopped_by` names are added.
 
     Returns:
-        Columns `epoch`, `reached` (trials that reported there or later), `stopped` (by this rung), `went_on`.
+        Columns `epoch`, `reached` (trials that reported there or later), `stopped` (there), `went_on`.
     """
-    stopped_at = frame["stopped_by"].map(_rung)
+    stopped_at = frame["stopped_by"].map(_stopped_at)
     epochs = sorted({*rungs, *(int(epoch) for epoch in stopped_at.dropna().unique())})
     rows = []
     for epoch in epochs:
@@ -141,8 +141,8 @@ def _curve_range(curves: pd.DataFrame) -> list[float] | None:
     return [low - pad, high + pad]
 
 
-def _rung(text: str) -> float:
-    found = re.fullmatch(r"rung (\d{1,9})", text)
+def _stopped_at(text: str) -> float:
+    found = re.fullmatch(r"(?:rung|far behind at epoch) (\d{1,9})", text)
     return float(found[1]) if found else np.nan
 
 

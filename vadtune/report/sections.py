@@ -88,7 +88,7 @@ def learning_section(run: Run, trials: pd.DataFrame) -> Section:
     best = run.best_trial
     n_shown, n_all = curves["number"].nunique(), int(trials["last_epoch"].notna().sum())
     note = f"{n_shown} of {n_all} trials, the best among them. " if n_shown < n_all else ""
-    note += "Dotted lines are rungs, with the number of trials each one stopped. Point at a curve for its parameters."
+    note += "Dotted lines are where trials were stopped, with their number. Point at a curve for its parameters."
     figure = learning.draw_curves(curves, rungs, run.trials, best.number if best else None)
     blocks: list[Block] = [
         Chart("curves", "Validation error by epoch", figure, learning.curves_table(curves), note),
