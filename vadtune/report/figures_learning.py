@@ -58,7 +58,7 @@ def rungs_frame(frame: pd.DataFrame, rungs: Sequence[int]) -> pd.DataFrame:
 def draw_curves(
     curves: pd.DataFrame, rungs: pd.DataFrame, trials: Sequence[FrozenTrial], best: int | None
 ) -> go.Figure:
-    """A line per trial: pruned ones dimmed, the best bold; dotted verticals are rungs. Hover shows the params."""
+    """A line a trial: pruned ones dimmed, the best bold; dotted verticals where trials were stopped. Hover: params."""
     params = {trial.number: trial.params for trial in trials}
     figure = drawing(430)
     order = {"pruned": 0, "failed": 1, "waiting": 2, "running": 3, "complete": 4}

@@ -180,13 +180,8 @@ class Ledger:
 
     def compare(self, ray_id: str, result: Result) -> tuple[float, float]:
         """The lowest value of a trial with what it reports now, and that of all trials up to the same epoch."""
-        epoch = int(result[TIME])
-        own = self.live[ray_id].values | dict(reports(result))
-        value, lowest = (
-            min((value for at, value in values.items() if at <= epoch and math.isfinite(value)), default=math.inf)
-            for values in (own, self.lowest)
-        )
-        return value, lowest
+        epoch, own = int(result[TIME]), self.live[ray_id].values | dict(reports(result))
+        return _lowest(own, epoch), _lowest(self.lowest, epoch)
 
     def _see(self, values: Mapping[int, float]) -> None:
         for epoch, value in values.items():
@@ -278,6 +273,11 @@ class Ending:
     value: float | None = None
     stopped_by: str | None = None
     failure: str | None = None
+
+
+def _lowest(values: Mapping[int, float], epoch: int) -> float:
+    """The lowest finite value up to an epoch; infinite if there is none."""
+    return min((value for at, value in values.items() if at <= epoch and math.isfinite(value)), default=math.inf)
 
 
 def _ending(live: LiveTrial, failure: str | None, rungs: tuple[int, ...]) -> Ending:

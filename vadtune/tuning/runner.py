@@ -200,7 +200,7 @@ def _running(cluster: Cluster | None, plan: Plan) -> Iterator[Cluster]:
 
 @contextmanager
 def _signals(session: Session) -> Iterator[None]:
-    """SIGINT and SIGTERM stop the search and save; a second one does not wait. SIGUSR2 is the watchdog's."""
+    """SIGINT and SIGTERM stop the search and save; a second one is not waited for. SIGUSR2 is the watchdog's."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
