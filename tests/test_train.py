@@ -18,6 +18,7 @@ from vadtune.train import default_config, main, resolve_config
 from vadtune.training.artifact import load_artifact
 from vadtune.training.config import TrialConfig
 from vadtune.tuning.record import write_json
+from vadtune.tuning.space import find_space, load_space
 
 WINE = ["wine", "--missing-rate", "0.2"]
 
@@ -91,7 +92,9 @@ def test_the_command_line_beats_the_file(tmp_path, capsys, suffix):
 def test_defaults_are_the_first_point_of_the_space():
     images = load_problem(DataConfig(dataset="mnist", max_rows=30), Path("data"))
     config = parse(TrialConfig, default_config("vad", images), "test")
-    assert (config.model.latent_dim, config.model.decoder.output) == (64, "sigmoid")
+    first = load_space(find_space("vad_images"), TrialConfig).first[0]
+    assert config.model.latent_dim == first["model.latent_dim"]
+    assert config.model.decoder.output == "sigmoid"
     assert parse(TrialConfig, default_config("vae", wine()), "test").model.kind == "vae"
 
 
