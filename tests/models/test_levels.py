@@ -99,6 +99,20 @@ def test_sums_over_blocks_are_those_of_each_block_and_so_are_their_slopes(widths
     torch.testing.assert_close(*slopes)
 
 
+def test_blocks_one_by_one_say_what_they_say_all_at_once(monkeypatch):
+    widths = [9, 1, 30]
+    logits, values, signs = normal(5, 40), normal(5, 3), torch.sign(normal(40))
+    found = []
+    for least in (8, 100):
+        monkeypatch.setattr("vadtune.models.codes.WIDE", least)
+        blocks = Blocks(widths)
+        each = [blocks.spread(values), blocks.sums(logits), blocks.log_chances(logits), blocks.chances(logits)]
+        found.append([*each, blocks.probe(logits, signs)])
+    for one_by_one, at_once in zip(*found, strict=True):
+        assert_close(one_by_one, at_once)
+    assert_close(found[0][3].split(widths, 1)[2], torch.softmax(logits[:, 10:], 1))
+
+
 @every_table
 def test_the_estimate_is_the_mean_of_the_values_and_its_variance_theirs(table):
     model, _ = built(table)

@@ -65,15 +65,15 @@ class Leveled(Wrapping):
     def vjp(self, outputs: Float[Tensor, "N O"], batch: Batch, *, learns: bool) -> tuple[Float[Tensor, " N"], Pull]:
         """See `Likelihood.vjp`; of the levels by hand."""
         rest, pull_rest = self.inner.vjp(self._inner(outputs), self._rest(batch), learns=learns)
-        logits, chosen, known = self._own(outputs), self._chosen(batch), batch.observed[:, self.places]
-        log_sums = self.blocks.log_sums(logits)
+        chosen, known = self._chosen(batch), batch.observed[:, self.places]
+        log_chances = self.blocks.log_chances(self._own(outputs))
 
         def pull(gradient: Tensor) -> Tensor:
             weights = known * gradient.unsqueeze(1)
-            by_logits = torch.exp(logits - log_sums[:, self.blocks.block]).mul_(weights[:, self.blocks.block])
+            by_logits = torch.exp(log_chances).mul_(self.blocks.spread(weights))
             return torch.cat([pull_rest(gradient), by_logits.scatter_add_(1, chosen, -weights)], 1)
 
-        return rest + ((log_sums - logits.gather(1, chosen)) * known).sum(-1), pull
+        return rest - (log_chances.gather(1, chosen) * known).sum(-1), pull
 
     def error(self, outputs: Float[Tensor, "N O"], batch: Batch) -> Float[Tensor, " N"]:
         """The other's error of the other columns, and -log p of the observed levels."""
@@ -90,7 +90,7 @@ class Leveled(Wrapping):
         """The other's, and that of a category for each level."""
         n = self.inner.n_outputs
         inner = self.inner.probe(outputs[:, :n], self._rest(batch), signs[:n])
-        known = batch.observed[:, self.places][:, self.blocks.block]
+        known = self.blocks.spread(batch.observed[:, self.places])
         return torch.cat([inner, self.blocks.probe(outputs[:, n:], signs[n:]) * known], 1)
 
     @property
@@ -102,7 +102,7 @@ class Leveled(Wrapping):
         """That of the values by their chances."""
         chances = self.blocks.chances(self._own(outputs) / temperature)
         mean = self._mean(chances)
-        off = (self.values - mean[:, self.blocks.block]).square()
+        off = (self.values - self.blocks.spread(mean)).square()
         inner = super().number_variance(outputs)
         return inner.index_copy(1, self.places, self.blocks.sums(chances * off))
 
