@@ -198,8 +198,10 @@ def test_trials_that_are_nearly_done_at_the_end_of_the_time_come_to_their_own(se
 
     monkeypatch.setattr(runner, "Session", Hurried)
     plan = dataclasses.replace(plan, n_trials=None, time_budget_s=600.0, scheduler=NoScheduler())
-    outcome = search(plan, FakeRuns(epoch_s=0.1))
+    snapshots = Snapshots()
+    outcome = search(plan, FakeRuns(epoch_s=0.1), progress=snapshots)
     assert outcome.end == "time budget"
+    assert "finishing trials that are nearly done" in {snapshot.phase for snapshot in snapshots.all}
     done = [trial for trial in trials(plan) if (trial.last_step or 0) >= 41]
     assert done
     assert all(trial.state == TrialState.COMPLETE for trial in done)

@@ -3,6 +3,7 @@
 import math
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from vadtune.tuning.autoscaling import WorkerType, worker_types
 from vadtune.tuning.cluster import Cluster
 from vadtune.tuning.crew import Alone, Crew, Shared
 from vadtune.tuning.database import database_errors
-from vadtune.tuning.ledger import Ledger
+from vadtune.tuning.ledger import Ledger, LiveTrial
 from vadtune.tuning.mirror import Mirror, is_needed
 from vadtune.tuning.plan import End, Outcome, Plan
 from vadtune.tuning.preflight import check_nodes, check_resources, n_fitting
@@ -147,6 +148,12 @@ class Session:
             return "waiting for workers"
         return "waiting for workers (`ray status` says why none comes; cluster/README.md what to do)"
 
+    def _phase_of(self, running: Sequence[LiveTrial]) -> str:
+        """The phase; in overtime, as long as there is something to wait for, that."""
+        if self.is_overtime and any(self.may_go_on(trial.epoch / self.plan.max_epochs) for trial in running):
+            return "finishing trials that are nearly done"
+        return self.phase
+
     def request_stop(self, end: End) -> None:
         """Begin nothing new; save what runs at its next report, within some seconds. An interrupt ends overtime."""
         if self.stopping.is_set() and not (self.is_overtime and end == "interrupted"):
@@ -215,7 +222,7 @@ class Session:
         running = [trial for trial in ledger.live.values() if trial.is_started and not trial.is_paused]
         best_value, best_trial = ledger.best or (None, None)
         return Snapshot(
-            phase=self.phase,
+            phase=self._phase_of(running),
             complete=ledger.ended[TrialState.COMPLETE],
             pruned=ledger.ended[TrialState.PRUNED],
             failed=ledger.ended[TrialState.FAIL],
