@@ -18,7 +18,7 @@ from tests.small_runs import FAST, make_run
 from vadtune import evaluate, export, impute, search, train
 from vadtune.errors import VadtuneError
 from vadtune.report import __main__ as report
-from vadtune.training.artifact import write_sums
+from vadtune.training.checksums import write_sums
 
 COLUMNS = load_wine(as_frame=True).data.columns
 

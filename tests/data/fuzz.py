@@ -99,7 +99,8 @@ def sample_artifact(path: Path) -> None:
 
 def read_artifact(path: Path) -> None:
     from tests.training.test_artifact import FILES, X
-    from vadtune.training.artifact import load_artifact, write_sums
+    from vadtune.training.artifact import load_artifact
+    from vadtune.training.checksums import write_sums
 
     parts = path.read_bytes().split(b"\0--\0")
     folder = path.with_name("spoilt")

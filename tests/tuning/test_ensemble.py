@@ -12,7 +12,8 @@ from vadtune.data.metrics import rmse
 from vadtune.errors import ArtifactError
 from vadtune.models.objective import as_tensor
 from vadtune.settings import merge, parse
-from vadtune.training.artifact import load_artifact, save_artifact, write_sums
+from vadtune.training.artifact import load_artifact, save_artifact
+from vadtune.training.checksums import write_sums
 from vadtune.training.config import TrialConfig
 from vadtune.tuning.conclude import artifact_of, score_artifact
 from vadtune.tuning.ensemble import choose

@@ -206,6 +206,10 @@ class Model(nn.Module, ABC):
     def remember(self, posteriors: TrainingPosteriors) -> None:
         """Keep of the training posteriors what `start` needs."""
 
+    def recall(self, batch: Batch, temperature: float) -> Float[Tensor, "N E"] | None:  # noqa: ARG002
+        """What rows like these were in training, see recall.py; None of a model that recalls nothing."""
+        return None
+
     @property
     @abstractmethod
     def max_refinement_steps(self) -> int | None:

@@ -74,10 +74,14 @@ class Batch:
 
 @dataclass(frozen=True, eq=False)
 class Posterior:
-    """q(z | x) of each row: a normal with independent latents, or a point where `log_var` is None."""
+    """q(z | x) of each row: a normal with independent latents, or a point where `log_var` is None.
+
+    `recalled` is what rows like these were, if the model recalls any: see recall.py.
+    """
 
     mean: Float[Tensor, "N L"]
     log_var: Float[Tensor, "N L"] | None
+    recalled: Float[Tensor, "N E"] | None = None
 
     def sample(self, rng: torch.Generator) -> Float[Tensor, "N L"]:
         """One reparametrised draw of each row; a point is its own draw."""
@@ -103,7 +107,8 @@ class Posterior:
     def take(self, index: IntArray) -> "Posterior":
         """Some of the rows."""
         chosen = torch.from_numpy(index).to(self.mean.device)
-        return Posterior(self.mean[chosen], None if self.log_var is None else self.log_var[chosen])
+        parts = (None if part is None else part[chosen] for part in (self.log_var, self.recalled))
+        return Posterior(self.mean[chosen], *parts)
 
     def split(self, n_rows: int) -> list["Posterior"]:
         """The same rows in parts of so many."""

@@ -13,6 +13,7 @@ from vadtune.models.base import Model, Parts, TrainingPosteriors
 from vadtune.models.config import VADConfig
 from vadtune.models.latents import LatentTable, initial_latents
 from vadtune.models.objective import Batch, Posterior
+from vadtune.models.recall import Memory
 from vadtune.models.starts import STARTS
 
 
@@ -26,6 +27,7 @@ class VAD(Model):
         super().__init__(parts, config.kl_weight)
         self.config = config
         self.beginning = STARTS[config.inference_start](config.latent_dim, codec.n_outputs)
+        self.memory = Memory(config.latent_dim)
         if config.posterior != "point":
             self.register_buffer("latent_log_var", torch.full((config.latent_dim,), config.log_var))
 
@@ -64,12 +66,18 @@ class VAD(Model):
 
     @torch.no_grad()
     def remember(self, posteriors: TrainingPosteriors) -> None:
-        """Keep what the training latents say of where inference begins."""
+        """Keep training latents, and what they say of where inference begins."""
         assert isinstance(posteriors, LatentTable)
         self.beginning.remember(posteriors)
-        log_var = posteriors.all().log_var
-        if log_var is not None:
-            self.latent_log_var = log_var.mean(0)
+        found = posteriors.all()
+        self.memory.keep(found.mean)
+        if found.log_var is not None:
+            self.latent_log_var = found.log_var.mean(0)
+
+    @torch.no_grad()
+    def recall(self, batch: Batch, temperature: float) -> Float[Tensor, "N E"] | None:
+        """See `Model.recall`."""
+        return self.memory.recall(batch, self.decoder, self.likelihood, temperature)
 
     @property
     def prior_weight(self) -> float:

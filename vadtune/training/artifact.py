@@ -9,11 +9,10 @@
 No pickle is written or read.
 """
 
-import hashlib
 import json
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,7 @@ from vadtune.errors import ArtifactError, ConfigError, DataError
 from vadtune.models.base import Model
 from vadtune.models.objective import Posterior
 from vadtune.settings import Nested, nearest, other_format, parse, read_json
+from vadtune.training.checksums import SUMS, sha256, verify, write_sums
 from vadtune.training.config import TrialConfig
 from vadtune.training.device import side_by_side
 from vadtune.training.environment import environment
@@ -40,7 +40,6 @@ from vadtune.training.model_card import model_card
 from vadtune.training.weights import load_model
 
 FORMAT_VERSION = 2
-SUMS = "SHA256SUMS"
 MEMBERS = "members"
 FILES = (
     "README.md",
@@ -51,6 +50,18 @@ FILES = (
     "model.safetensors",
     "scaler.json",
 )
+
+
+@dataclass(frozen=True)
+class Recall:
+    """What share of an estimate is recalled of training rows, and at which temperature: see models/recall.py."""
+
+    share: float
+    temperature: float
+
+    def __post_init__(self) -> None:
+        if not (0 < self.share <= 1 and 0 < self.temperature < float("inf")):
+            raise ValueError(f"recall is {self}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +82,7 @@ class Artifact:
             `training.calibration.calibrated`.
         temperature: Of the chances of codes and levels; see there.
         delta: What is added to the estimates of each column, in scaled units; see `training.delta`. None for nothing.
+        recall: How much this model recalls; None for nothing. See `training.recall`.
     """
 
     model: Model
@@ -85,6 +97,7 @@ class Artifact:
     spread: float = 1.0
     temperature: float = 1.0
     delta: FloatArray | None = None
+    recall: Recall | None = None
 
     @property
     def members(self) -> tuple["Artifact", ...]:
@@ -153,7 +166,11 @@ class Artifact:
     def posterior(self, x: Float[Tensor, "N D"]) -> Posterior:
         """The posterior of each row by a cold, converged inference in the model's precision; NaN cells are not seen."""
         weight = next(self.model.parameters())
-        return infer(self.model, self.model.batch(x.to(weight)), self.config.infer)
+        batch = self.model.batch(x.to(weight))
+        found = infer(self.model, batch, self.config.infer)
+        if self.recall is None:
+            return found
+        return replace(found, recalled=self.model.recall(batch, self.recall.temperature))
 
     @torch.no_grad()
     def decode(self, posterior: Posterior) -> Float[Tensor, "N D"]:
@@ -162,9 +179,17 @@ class Artifact:
 
     @torch.no_grad()
     def expect(self, posterior: Posterior) -> Float[Tensor, "N E"]:
-        """What this model's likelihood expects at the posterior means: numbers, and the chance of each code."""
-        means = posterior.mean.split(self.config.infer.batch_size)
-        return torch.cat([self.model.likelihood.expect(self.model.decoder(mean)) for mean in means])
+        """What this model expects at the posterior means, and recalls: numbers, and the chance of each code."""
+        expected = self.expect_at(posterior.mean)
+        if self.recall is None or posterior.recalled is None:
+            return expected
+        return torch.lerp(expected, posterior.recalled, self.recall.share)
+
+    @torch.no_grad()
+    def expect_at(self, mean: Float[Tensor, "N L"]) -> Float[Tensor, "N E"]:
+        """What its likelihood expects at latents."""
+        parts = mean.split(self.config.infer.batch_size)
+        return torch.cat([self.model.likelihood.expect(self.model.decoder(part)) for part in parts])
 
     def positions(self, found: Sequence[str], source: str) -> list[int]:
         """Where the model's columns stand among those of a table; what does not fit is explained.
@@ -230,7 +255,7 @@ def load_artifact(folder: Path, device: str = "cpu") -> Artifact:
     Raises:
         ArtifactError: Not an artifact, of a newer format, or a file that differs from its checksum.
     """
-    _verify(folder)
+    verify(folder, FILES)
     header = _read(folder / "config.json")
     versions = _read(folder / "environment.json").get("versions")
     problem = other_format(header.get("format_version"), FORMAT_VERSION, versions)
@@ -246,12 +271,15 @@ def load_artifact(folder: Path, device: str = "cpu") -> Artifact:
         factors = {name: _positive(header.get(name, 1.0), name) for name in ("weight", "spread", "temperature")}
         _check_sizes(columns, scaler, codec, shape)
         delta = _delta(header.get("delta"), len(columns))
+        recall = None if header.get("recall") is None else Recall(**header["recall"])
     except (ConfigError, KeyError, TypeError, ValueError) as error:
         raise ArtifactError(f"{folder}: {error}. Export it again.") from None
     model = load_model(config, codec, folder / "model.safetensors").to(torch.device(device))
     metrics = _read(folder / "metrics.json")
     others = tuple(_load_member(folder, name, digest, device) for name, digest in header.get("members", {}).items())
-    first = Artifact(model, config, scaler, columns, shape, dataset, metrics, others, **factors, delta=delta)
+    first = Artifact(
+        model, config, scaler, columns, shape, dataset, metrics, others, **factors, delta=delta, recall=recall
+    )
     if any(other.columns != columns or other.scaler.to_dict() != scaler.to_dict() for other in others):
         raise ArtifactError(f"{folder}: its members are of other tables. Export it again.")
     return first
@@ -259,16 +287,9 @@ def load_artifact(folder: Path, device: str = "cpu") -> Artifact:
 
 def _load_member(folder: Path, name: str, digest: str, device: str) -> Artifact:
     path = folder / MEMBERS / name
-    if not name.isdecimal() or not (path / SUMS).is_file() or _sha256(path / SUMS) != digest:
+    if not name.isdecimal() or not (path / SUMS).is_file() or sha256(path / SUMS) != digest:
         raise ArtifactError(f"{path}: not the member that was exported. Export the model again.")
     return load_artifact(path, device)
-
-
-def write_sums(folder: Path) -> None:
-    """Note the checksum of every file in the folder."""
-    names = sorted(path.name for path in folder.iterdir() if path.name != SUMS and path.is_file())
-    sums = [f"{_sha256(folder / name)}  {name}\n" for name in names]
-    (folder / SUMS).write_text("".join(sums), encoding="utf-8")
 
 
 def _write(artifact: Artifact, folder: Path) -> None:
@@ -277,7 +298,7 @@ def _write(artifact: Artifact, folder: Path) -> None:
     for number, other in enumerate(artifact.others, start=2):
         member = folder / MEMBERS / str(number)
         _write(other, member)
-        members[str(number)] = _sha256(member / SUMS)
+        members[str(number)] = sha256(member / SUMS)
     weights = {name: tensor.cpu().contiguous() for name, tensor in artifact.model.state_dict().items()}
     save_file(weights, folder / "model.safetensors")
     header = {
@@ -289,6 +310,7 @@ def _write(artifact: Artifact, folder: Path) -> None:
         "weight": artifact.weight,
         "spread": artifact.spread,
         "temperature": artifact.temperature,
+        "recall": None if artifact.recall is None else asdict(artifact.recall),
         "delta": None if artifact.delta is None else artifact.delta.tolist(),
         "members": members,
     }
@@ -304,25 +326,6 @@ def _write(artifact: Artifact, folder: Path) -> None:
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
     write_sums(folder)
-
-
-def _verify(folder: Path) -> None:
-    if not (folder / SUMS).is_file():
-        raise ArtifactError(f"{folder}: not an exported model, it has no {SUMS}. Give the folder best/ of a run.")
-    lines = (folder / SUMS).read_text(encoding="utf-8", errors="replace").splitlines()
-    sums = {Path(name).name: expected for expected, _, name in (line.partition("  ") for line in lines)}
-    if "" in sums:
-        raise ArtifactError(f"{folder / SUMS}: not a list of checksums. Export the model again.")
-    for name in sums.keys() | set(FILES):
-        path = folder / name
-        try:
-            found = _sha256(path) if path.is_file() else None
-        except OSError as error:
-            raise ArtifactError(f"{path}: {error.strerror}. Export the model again.") from None
-        if found is None:
-            raise ArtifactError(f"{path}: missing, though {SUMS} lists it. Export the model again.")
-        if found != sums.get(name):
-            raise ArtifactError(f"{path}: its checksum is not the one in {SUMS}. Export the model again.")
 
 
 def _positive(value: Any, name: str) -> float:
@@ -378,8 +381,3 @@ def _read(path: Path) -> Nested:
 
 def _json(values: object) -> str:
     return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from vadtune.errors import ConfigError
 from vadtune.models.decoder import Decoder, ProjectiveDecoder
 from vadtune.models.likelihood import Gaussian
-from vadtune.training.artifact import Artifact, write_sums
+from vadtune.models.vad import VAD
+from vadtune.training.artifact import Artifact
+from vadtune.training.checksums import write_sums
 
 # Differences of the decoder make the slopes of its outputs: the smaller the step, the more digits they cost.
 STEPS = {torch.float64: 1e-5, torch.float32: 1e-3}
@@ -31,6 +33,14 @@ about = json.loads(Path("inference.json").read_text())
 center, scale, noise_std, delta = (np.array(about[key]) for key in ("center", "scale", "noise_std", "delta"))
 
 {decode}
+
+memory = decode(np.array(about["latents"])) if about["share"] else None
+
+def recall(x, known):
+    \"\"\"What rows like this one were in training, by how likely the latents of each make it.\"\"\"
+    errors = np.square((memory - x)[:, known] / noise_std[known]).sum(1) / 2
+    weights = np.exp((errors.min() - errors) / about["temperature"])
+    return weights @ memory / weights.sum()
 
 def impute(row):
     \"\"\"A row in the columns' own units, NaN where unknown, to one without holes.\"\"\"
@@ -48,7 +58,10 @@ def impute(row):
         return np.concatenate([slope.T[known] / noise_std[known, None], shrink])
 
     z = least_squares(residuals, np.zeros(about["latent_dim"]), slopes, ftol=1e-14, xtol=1e-12, gtol=1e-12).x
-    return np.where(known, row, (decode(z[None])[0] + delta) * scale + center)
+    found = decode(z[None])[0]
+    if about["share"]:
+        found = (1 - about["share"]) * found + about["share"] * recall(x, known)
+    return np.where(known, row, (found + delta) * scale + center)
 """
 _TORCH = {
     "imports": "import torch\nfrom scipy.optimize import least_squares\n",
@@ -76,7 +89,7 @@ _CARD = """\
 `{file}` maps latents z (N, L), of the `dtype` in `inference.json`, to columns x (N, D), scaled by its `center` and
 `scale`. It needs no vadtune. These lines fill the holes of a row from the maximum of its posterior density, as vadtune
 does with `infer.method = "lbfgs"`; its usual `bound`, which takes gradients of the decoder, is better where little is
-observed.
+observed. Where `share` is not 0, estimates are averaged with what `recall` finds among latents of training rows.
 The columns stand in the order of `columns`.
 
 ```python
@@ -155,6 +168,7 @@ def _program(artifact: Artifact, dtype: torch.dtype) -> torch.export.ExportedPro
 @torch.no_grad()
 def _add_inference(artifact: Artifact, folder: Path, dtype: torch.dtype) -> None:
     n_features = len(artifact.columns)
+    model, recall = artifact.model, artifact.recall
     noise_std: Tensor = torch.exp(0.5 * artifact.model.noise.log_var()).expand(n_features)
     about = artifact.scaler.to_dict() | {
         "latent_dim": artifact.config.model.latent_dim,
@@ -163,6 +177,9 @@ def _add_inference(artifact: Artifact, folder: Path, dtype: torch.dtype) -> None
         "prior_weight": artifact.model.prior_weight,
         "noise_std": noise_std.tolist(),
         "delta": [0.0] * n_features if artifact.delta is None else artifact.delta.tolist(),
+        "share": 0.0 if recall is None else recall.share,
+        "temperature": 1.0 if recall is None else recall.temperature,
+        "latents": model.memory.kept.tolist() if recall is not None and isinstance(model, VAD) else [],
         "columns": [column.name for column in artifact.columns],
     }
     (folder / "inference.json").write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

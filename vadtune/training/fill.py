@@ -106,8 +106,8 @@ class Filler:
         temperature = self.artifact.temperature
         drawn = torch.cat([member.model.draw(*pair, temperature) for pair in pairs])
         numbers = member.model.gaussian
-        middle = member.decode(posterior)[:, numbers]
-        drawn[:, numbers] = middle + self.artifact.spread * (drawn[:, numbers] - middle)
+        middle, at_mean = member.decode(posterior), member.model.values(member.expect_at(posterior.mean))
+        drawn[:, numbers] = middle[:, numbers] + self.artifact.spread * (drawn - at_mean)[:, numbers]
         moved: FloatArray = self.artifact.moved(drawn).cpu().numpy()
         return moved
 

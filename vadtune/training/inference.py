@@ -9,6 +9,7 @@ Source: Zadeh et al. (2019), arXiv:1903.00840, section 3 (test-time inference).
 """
 
 import math
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
@@ -161,4 +162,4 @@ def with_curvature(model: Model, x: Float[Tensor, "N D"], posterior: Posterior) 
             probed = (outputs * model.likelihood.probe(outputs.detach(), batch, signs)).sum()
             (gradient,) = torch.autograd.grad(probed, mean)
         curvature += gradient.square() / N_PROBES
-    return Posterior(posterior.mean, torch.log(weight / (weight + curvature)))
+    return replace(posterior, log_var=torch.log(weight / (weight + curvature)))

@@ -34,6 +34,7 @@ from vadtune.training.evaluation import (
     score,
 )
 from vadtune.training.patience import patient
+from vadtune.training.recall import recalling
 from vadtune.training.run import load_best_model
 from vadtune.tuning.study import BestTrial
 
@@ -123,18 +124,17 @@ def artifact_of(config: TrialConfig, model: Model, problem: Problem, metrics: Ne
 
 
 def score_artifact(artifact: Artifact, problem: Problem) -> Tested:
-    """Let validation rows say how long inference takes and how sure an artifact may be; score it on the test rows.
+    """Let validation rows say how long inference takes, what is recalled, how sure to be; score it on the test rows.
 
-    Where inference takes more steps than it did in training, or moves its estimates by a delta, so does the validation
-    error among the metrics.
+    Where that changes the estimates of the trials, the validation error among the metrics is the new one.
     """
     validation = problem.splits.validation
-    longer, posteriors = patient(artifact, validation), None
-    if longer is not artifact:
-        posteriors = longer.posteriors(as_tensor(validation.rows.x))
-    sure = calibrated(longer, validation, posteriors)
-    if longer is not artifact or sure.delta is not None:
-        x_hat = sure.estimate(posteriors or sure.posteriors(as_tensor(validation.rows.x))).cpu().numpy()
+    longer = patient(artifact, validation)
+    posteriors: Sequence[Posterior] = longer.posteriors(as_tensor(validation.rows.x))
+    recalled, posteriors = recalling(longer, validation, len(problem.splits.indices[1]), posteriors)
+    sure = calibrated(recalled, validation, posteriors)
+    if recalled is not artifact or sure.delta is not None:
+        x_hat = sure.estimate(posteriors).cpu().numpy()
         error = sure.model.codec.score(x_hat, validation.truth)
         sure = replace(sure, metrics=sure.metrics | {validation_name(problem.table.unit): error})
     if sure.delta is not None:
