@@ -99,6 +99,7 @@ def test_a_model_recalls_where_rows_lie_in_clusters(clustered):
     assert after < 0.9 * before
     tested = score_artifact(first, problem)
     assert tested.artifact.recall == found.recall
+    assert tested.artifact.metrics["recalled_share"] == found.recall.share
     assert tested.validation_error == pytest.approx(after, rel=0.02)  # the delta may move it
     plain = first.reconstruct(as_tensor(problem.splits.test.rows.x)).numpy()
     assert tested.scores.rmse < error(plain, problem.splits.test.truth)

@@ -106,7 +106,8 @@ class Filler:
         temperature = self.artifact.temperature
         drawn = torch.cat([member.model.draw(*pair, temperature) for pair in pairs])
         numbers = member.model.gaussian
-        middle, at_mean = member.decode(posterior), member.model.values(member.expect_at(posterior.mean))
+        at_mean = member.model.values(member.expect_at(posterior.mean))
+        middle = at_mean if member.recall is None else member.decode(posterior)
         drawn[:, numbers] = middle[:, numbers] + self.artifact.spread * (drawn - at_mean)[:, numbers]
         moved: FloatArray = self.artifact.moved(drawn).cpu().numpy()
         return moved

@@ -20,6 +20,11 @@ _FURTHER = (
     "validation error is that of the first ones."
 )
 
+_RECALLED = (
+    "Estimates are averaged with what rows like these were in training, by how likely the latents of training rows "
+    "make them; `recalled_share` is the share of that."
+)
+
 _MOVED = (
     "Estimates of some columns are moved: hidden cells of validation rows lie elsewhere on average than what is "
     "observed says, and unknown cells are taken to be missing for the same reasons."
@@ -45,6 +50,7 @@ def model_card(config: TrialConfig, dataset: Nested, metrics: Nested, columns: l
             "Trained by vadtune. RMSE is over hidden cells only, which no model and no search has seen.",
             *([_FURTHER] if metrics.get("further_fits") else []),
             *([_REFITTED] if metrics.get("refitted") else []),
+            *([_RECALLED] if metrics.get("recalled_share") else []),
             *([_MOVED] if metrics.get("moved_columns") else []),
             "",
             "## Scores",

@@ -20,22 +20,24 @@ LEAST_CERTAINTY = 2.0
 
 @torch.no_grad()
 def recalling(
-    artifact: Artifact, holdout: Holdout, n_distinct: int, posteriors: Sequence[Posterior]
-) -> tuple[Artifact, Sequence[Posterior]]:
+    artifact: Artifact, holdout: Holdout, n_distinct: int, posteriors: Sequence[Posterior] | None
+) -> tuple[Artifact, Sequence[Posterior] | None]:
     """Let a model recall training rows, see models/recall.py, where that serves rows that it was not trained on.
 
     Args:
         artifact: The model; that of images, or one with an encoder, recalls nothing.
         holdout: Such rows, those of validation.
         n_distinct: How many they are; they may come several times, one after the other, with other cells hidden.
-        posteriors: Of these rows, of each member.
+        posteriors: Of these rows, of each member, if they are known.
 
     Returns:
-        The model and the posteriors: as they were, or with the share and the temperature of the largest gain.
+        The model and the posteriors, if they are known by now: as they were, or with the share and the temperature of
+        the largest gain.
     """
     groups = _groups(holdout, n_distinct)
     if artifact.image_shape or len(groups) < N_GROUPS:
         return artifact, posteriors
+    posteriors = artifact.posteriors(as_tensor(holdout.rows.x)) if posteriors is None else posteriors
     before = _errors(artifact, posteriors, holdout, groups)
     best, best_gain = (artifact, posteriors), 0.0
     for temperature in TEMPERATURES:

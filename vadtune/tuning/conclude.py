@@ -130,13 +130,17 @@ def score_artifact(artifact: Artifact, problem: Problem) -> Tested:
     """
     validation = problem.splits.validation
     longer = patient(artifact, validation)
-    posteriors: Sequence[Posterior] = longer.posteriors(as_tensor(validation.rows.x))
+    posteriors: Sequence[Posterior] | None = None
+    if longer is not artifact:
+        posteriors = longer.posteriors(as_tensor(validation.rows.x))
     recalled, posteriors = recalling(longer, validation, len(problem.splits.indices[1]), posteriors)
     sure = calibrated(recalled, validation, posteriors)
     if recalled is not artifact or sure.delta is not None:
-        x_hat = sure.estimate(posteriors).cpu().numpy()
+        x_hat = sure.estimate(posteriors or sure.posteriors(as_tensor(validation.rows.x))).cpu().numpy()
         error = sure.model.codec.score(x_hat, validation.truth)
         sure = replace(sure, metrics=sure.metrics | {validation_name(problem.table.unit): error})
+    if sure.recall is not None:
+        sure = replace(sure, metrics=sure.metrics | {"recalled_share": sure.recall.share})
     if sure.delta is not None:
         sure = replace(sure, metrics=sure.metrics | {"moved_columns": int(np.count_nonzero(sure.delta))})
     return score_calibrated(sure, problem)
