@@ -29,8 +29,8 @@ EXAMPLES = """\
   python -m vadtune.train mnist --config third.json -o models/third
 
 Without --config and --from, the first point of the default search space is trained. The command line beats the file.
-Hidden cells of validation rows choose the epoch, and whether inference takes more than infer.n_steps: up to four times
-as many, as that of a search's winner.
+Hidden cells of validation rows choose the epoch, whether inference takes more than infer.n_steps, up to four times as
+many, and how much a VAD recalls of training rows: as those of a search's winner.
 --reference-output writes what the VAD paper's code writes: results.json, pred.h5 (y_pred, all cells of the test rows,
 in the table's units) and final_latents.h5 (latents of the test rows, train_latents)."""
 
