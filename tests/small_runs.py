@@ -87,6 +87,8 @@ def make_run(folder: Path) -> Path:
         run.save(folder / checkpoint)
         trial.set_user_attr("checkpoint", checkpoint)
         trial.set_user_attr("best_epoch", run.best_epoch)
+        trial.set_user_attr("epochs", MAX_EPOCHS)
+        trial.set_user_attr("train_s", run.train_s)
         study.tell(trial, run.finish())
     return folder
 

@@ -158,7 +158,7 @@ def _search(
             cli.say(UNFINISHED)
         if not is_interrupted:
             with _timed(phases, "refit"):
-                winners[0] = _refit(winners[0], problem, Fitter(plan, cluster), args)
+                winners[0] = _refit(winners[0], problem, Fitter(plan, cluster), outcome, args)
         with cluster.closing():
             with _timed(phases, "baselines"):
                 results = {} if is_interrupted else baselines.results()
@@ -310,15 +310,18 @@ def _load_end() -> None:
         importlib.import_module(module)
 
 
-def _refit(winner: "Winner", problem: "Problem", fitter: "Fitter", args: argparse.Namespace) -> "Winner":
-    from vadtune.tuning.refits import add_further_fits, is_to_be_fitted_further, is_to_be_refitted, refit
+def _refit(
+    winner: "Winner", problem: "Problem", fitter: "Fitter", outcome: "Outcome", args: argparse.Namespace
+) -> "Winner":
+    from vadtune.tuning.refits import add_further_fits, is_to_be_refitted, n_further_fits, refit
 
-    if is_to_be_fitted_further(problem, asked=args.refit, n_members=args.ensemble):
+    n_fits = n_further_fits(winner, problem, fitter, outcome, asked=args.refit, n_members=args.ensemble)
+    if n_fits:
         cli.say(
             f"fitting the best settings again, with the {len(problem.splits.indices[1]):,} validation rows "
             "(--no-refit leaves it)"
         )
-        winner = add_further_fits(winner, problem, fitter)
+        winner = add_further_fits(winner, problem, fitter, n_fits)
     if is_to_be_refitted(problem, asked=args.refit):
         cli.say(f"refitting it on all {problem.table.n_rows:,} rows (--no-refit leaves it as it is)")
         winner = refit(winner, problem, fitter)

@@ -143,8 +143,13 @@ class Artifact:
         delta is there.
         """
         pairs = zip(self.members, posteriors, strict=True)
-        parts = [member.weight * member.expect(posterior) for member, posterior in pairs]
-        return self.moved(self.model.values(sum(parts[1:], parts[0])))
+        expected = self.average([member.expect(posterior) for member, posterior in pairs])
+        return self.moved(self.model.values(expected))
+
+    def average(self, parts: Sequence[Float[Tensor, "N E"]]) -> Float[Tensor, "N E"]:
+        """The average of what the members expect, each by its weight."""
+        first, *others = (member.weight * part for member, part in zip(self.members, parts, strict=True))
+        return sum(others, first)
 
     def moved(self, values: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
         """Estimates, or draws, with the delta."""

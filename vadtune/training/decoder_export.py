@@ -169,12 +169,12 @@ def _program(artifact: Artifact, dtype: torch.dtype) -> torch.export.ExportedPro
 def _add_inference(artifact: Artifact, folder: Path, dtype: torch.dtype) -> None:
     n_features = len(artifact.columns)
     model, recall = artifact.model, artifact.recall
-    noise_std: Tensor = torch.exp(0.5 * artifact.model.noise.log_var()).expand(n_features)
+    noise_std: Tensor = torch.exp(0.5 * model.noise.log_var()).expand(n_features)
     about = artifact.scaler.to_dict() | {
         "latent_dim": artifact.config.model.latent_dim,
         "dtype": str(dtype).removeprefix("torch."),
         "step": STEPS[dtype],
-        "prior_weight": artifact.model.prior_weight,
+        "prior_weight": model.prior_weight,
         "noise_std": noise_std.tolist(),
         "delta": [0.0] * n_features if artifact.delta is None else artifact.delta.tolist(),
         "share": 0.0 if recall is None else recall.share,

@@ -5,6 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from vadtune.data.splits import Holdout
 from vadtune.data.tables import FloatArray, IntArray
@@ -37,20 +39,25 @@ def recalling(
     groups = _groups(holdout, n_distinct)
     if artifact.image_shape or len(groups) < N_GROUPS:
         return artifact, posteriors
-    posteriors = artifact.posteriors(as_tensor(holdout.rows.x)) if posteriors is None else posteriors
-    before = _errors(artifact, posteriors, holdout, groups)
-    best, best_gain = (artifact, posteriors), 0.0
-    for temperature in TEMPERATURES:
-        found = _recalled(artifact, holdout, temperature, posteriors)
-        if found is None:
-            break
+    x = as_tensor(holdout.rows.x).to(next(artifact.model.parameters()))
+    recalled = {temperature: _recalled(artifact, x, temperature) for temperature in TEMPERATURES}
+    if not all(recalled.values()):
+        return artifact, posteriors
+    posteriors = artifact.posteriors(x) if posteriors is None else posteriors
+    plain = artifact.average([member.expect(at) for member, at in zip(artifact.members, posteriors, strict=True)])
+    before = _errors(artifact, plain, holdout, groups)
+    best, best_gain = None, 0.0
+    for temperature, parts in recalled.items():
+        there = artifact.average(parts)
         for share in SHARES:
-            candidate = _with(artifact, Recall(share, temperature))
-            gains = before - _errors(candidate, found, holdout, groups)
+            gains = before - _errors(artifact, torch.lerp(plain, there, share), holdout, groups)
             gain = float(gains.mean())
             if gain > best_gain and gain > LEAST_CERTAINTY * gains.std(ddof=1) / len(gains) ** 0.5:
-                best, best_gain = (candidate, found), gain
-    return best
+                best, best_gain = Recall(share, temperature), gain
+    if best is None:
+        return artifact, posteriors
+    found = [replace(at, recalled=part) for at, part in zip(posteriors, recalled[best.temperature], strict=True)]
+    return _with(artifact, best), found
 
 
 def _groups(holdout: Holdout, n_distinct: int) -> list[IntArray]:
@@ -61,17 +68,11 @@ def _groups(holdout: Holdout, n_distinct: int) -> list[IntArray]:
     return [group for group in groups if group.size]
 
 
-def _recalled(
-    artifact: Artifact, holdout: Holdout, temperature: float, posteriors: Sequence[Posterior]
-) -> list[Posterior] | None:
-    x = as_tensor(holdout.rows.x).to(posteriors[0].mean)
-    found = []
-    for member, posterior in zip(artifact.members, posteriors, strict=True):
-        recalled = member.model.recall(member.model.batch(x), temperature)
-        if recalled is None:
-            return None
-        found.append(replace(posterior, recalled=recalled))
-    return found
+def _recalled(artifact: Artifact, x: Float[Tensor, "N D"], temperature: float) -> list[Float[Tensor, "N E"]]:
+    """What each member recalls; none at all if one recalls nothing."""
+    found = [member.model.recall(member.model.batch(x), temperature) for member in artifact.members]
+    recalled = [part for part in found if part is not None]
+    return recalled if len(recalled) == len(found) else []
 
 
 def _with(artifact: Artifact, recall: Recall) -> Artifact:
@@ -80,8 +81,8 @@ def _with(artifact: Artifact, recall: Recall) -> Artifact:
 
 
 def _errors(
-    artifact: Artifact, posteriors: Sequence[Posterior], holdout: Holdout, groups: Sequence[IntArray]
+    artifact: Artifact, expected: Float[Tensor, "N E"], holdout: Holdout, groups: Sequence[IntArray]
 ) -> FloatArray:
     """The objective in each group."""
-    x_hat = artifact.estimate(posteriors).cpu().numpy()
+    x_hat = artifact.model.values(expected).cpu().numpy()
     return np.array([artifact.model.codec.score(x_hat[group], holdout.truth[group]) for group in groups])

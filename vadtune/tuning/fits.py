@@ -1,6 +1,7 @@
 """Models fitted side by side, after a search, where its trials ran."""
 
 import os
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -42,6 +43,13 @@ class Fitter:
 
     def __init__(self, plan: Plan, cluster: Cluster | None = None) -> None:
         self.plan, self.cluster = plan, cluster
+
+    @property
+    def n_together(self) -> int:
+        """How many models are fitted at once, on one machine; on a cluster it is taken to have room for all."""
+        if self.cluster is not None and self.cluster.address is not None:
+            return sys.maxsize
+        return max(1, int((os.cpu_count() or 1) // self.plan.cpus_per_trial))
 
     def __call__(self, rows: Rows, fits: Sequence[Fit]) -> list[Model | NoUsableTrial]:
         """Train on all that is observed of the rows.

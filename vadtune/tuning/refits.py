@@ -1,5 +1,6 @@
 """The winner, trained again: with the validation rows, while it can still be scored, and at last on all rows."""
 
+import heapq
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,22 +14,50 @@ from vadtune.models.base import Model
 from vadtune.training.artifact import Artifact, save_artifact
 from vadtune.tuning.conclude import Winner, score_calibrated
 from vadtune.tuning.fits import Fit, Fitter
+from vadtune.tuning.plan import Outcome
+from vadtune.tuning.study import epoch_seconds, read_study
 
-N_FURTHER_FITS = 4
+MOST_FURTHER_FITS = 4
+# Of a time budget, besides what the search left of it.
+SHARE_OF_BUDGET = 0.25
 
 
-def is_to_be_fitted_further(problem: Problem, *, asked: bool | None, n_members: int) -> bool:
-    """Whether the winner is: in small tables the validation rows are missed in training; not where one model is asked.
+def n_further_fits(
+    winner: Winner, problem: Problem, fitter: Fitter, outcome: Outcome, *, asked: bool | None, n_members: int
+) -> int:
+    """How often to fit the winner further: in small tables the validation rows are missed in training.
 
     Args:
+        winner: The winner.
         problem: The table.
+        fitter: Where to fit.
+        outcome: Of the search. Where it had a time budget, the fits are as many as take a quarter of that at most, or
+            what is left of it.
         asked: Whether to train after the search; None: where it serves.
-        n_members: How many trials may be averaged.
+        n_members: How many trials may be averaged; no further fits come where one model is asked.
     """
-    return problem.splits.is_small and n_members > 1 and asked is not False
+    if not problem.splits.is_small or n_members == 1 or asked is False:
+        return 0
+    budget_s, epoch_s = fitter.plan.time_budget_s, epoch_seconds(read_study(fitter.plan.study_path))
+    members = winner.tested.artifact.members
+    fit_s = [epoch_s.get(member.metrics["trial"], 0.0) * member.metrics["epoch"] for member in members]
+    within_s = np.inf if budget_s is None else max(SHARE_OF_BUDGET * budget_s, budget_s - outcome.seconds)
+    growth = len(problem.splits.final_rows.x) / len(problem.splits.train.rows.x)
+    return affordable([member.weight for member in members], fit_s, within_s / growth, fitter.n_together)
 
 
-def add_further_fits(winner: Winner, problem: Problem, fitter: Fitter) -> Winner:
+def affordable(weights: Sequence[float], fit_s: Sequence[float], within_s: float, n_together: int) -> int:
+    """How many further fits take so many seconds at most, of members with these weights, that take so long each."""
+    for n_fits in range(MOST_FURTHER_FITS, 0, -1):
+        busy_s = [0.0] * min(n_together, n_fits)
+        for place, _ in shared_out(n_fits, weights):
+            heapq.heapreplace(busy_s, busy_s[0] + fit_s[place])  # the next one begins where one ends first
+        if max(busy_s) <= within_s:
+            return n_fits
+    return 0
+
+
+def add_further_fits(winner: Winner, problem: Problem, fitter: Fitter, n_fits: int = MOST_FURTHER_FITS) -> Winner:
     """Let the members share their weights with further fits of their settings, on training and validation rows.
 
     These have other seeds and take as many epochs as the first fit took to its best. Of the validation rows they see
@@ -39,7 +68,7 @@ def add_further_fits(winner: Winner, problem: Problem, fitter: Fitter) -> Winner
         The winner, scored and written again; a fit that diverged is left out, and the winner as it was if all did.
     """
     before = winner.tested.artifact
-    chosen = shared_out(N_FURTHER_FITS, [member.weight for member in before.members])
+    chosen = shared_out(n_fits, [member.weight for member in before.members])
     further = [_again(before.members[place], number) for place, number in chosen]
     models = fitter(problem.splits.final_rows, [_fit(member) for member in further])
     fitted = [
@@ -49,9 +78,9 @@ def add_further_fits(winner: Winner, problem: Problem, fitter: Fitter) -> Winner
     ]
     if not fitted:
         return winner
-    n_fits = Counter(range(len(before.members))) + Counter(place for place, _ in fitted)
+    n_models = Counter(range(len(before.members))) + Counter(place for place, _ in fitted)
     first, *others = [
-        replace(member, weight=before.members[place].weight / n_fits[place])
+        replace(member, weight=before.members[place].weight / n_models[place])
         for place, member in [*enumerate(before.members), *fitted]
     ]
     about = before.metrics | {"further_fits": len(fitted)}

@@ -303,6 +303,16 @@ def _advice(trials: list[FrozenTrial]) -> str:
     )
 
 
+def epoch_seconds(study: optuna.Study) -> dict[int, float]:
+    """What an epoch of training took in each trial that came to an end of its own or another's, by its number."""
+    spent = {trial.number: trial.user_attrs for trial in study.get_trials(deepcopy=False)}
+    return {
+        number: attributes["train_s"] / attributes["epochs"]
+        for number, attributes in spent.items()
+        if attributes.get("train_s") and attributes.get("epochs")
+    }
+
+
 def trial_table(study: optuna.Study) -> pd.DataFrame:
     """One row a trial: number, state, value, epochs, seconds, where it ran, why it stopped, and its params."""
     trials = study.get_trials(deepcopy=False)

@@ -28,7 +28,7 @@ from vadtune.tuning.fits import Fitter
 from vadtune.tuning.plan import n_kept
 from vadtune.tuning.preflight import check_folder, fills_machine
 from vadtune.tuning.record import begin, describe_run, write_arrays, write_json
-from vadtune.tuning.refits import add_further_fits, is_to_be_fitted_further, refit
+from vadtune.tuning.refits import add_further_fits, n_further_fits, refit
 from vadtune.tuning.runner import Plan, run_search
 from vadtune.tuning.samplers import Sampler
 from vadtune.tuning.schedulers import Scheduler
@@ -105,8 +105,9 @@ def search_and_refit(settings: SearchSettings, table: Table) -> Found:
         if outcome.end == "interrupted":
             raise KeyboardInterrupt(f"the study is in {plan.folder}")
         winner, fitter = export_best(plan, problem, 1, settings.ensemble)[0], Fitter(plan, cluster)
-        if is_to_be_fitted_further(problem, asked=None, n_members=settings.ensemble):
-            winner = add_further_fits(winner, problem, fitter)
+        n_fits = n_further_fits(winner, problem, fitter, outcome, asked=None, n_members=settings.ensemble)
+        if n_fits:
+            winner = add_further_fits(winner, problem, fitter, n_fits)
         winner = refit(winner, problem, fitter)
     write_arrays(plan.folder / "evaluation.npz", evaluation_arrays(winner.tested, problem))
     write_json(plan.folder / "summary.json", summarise(plan, problem, outcome, winner, {}, time.monotonic() - began))
