@@ -1,4 +1,4 @@
-"""The imputers that `quality.py` compares vadtune with, and the process that runs one of them.
+"""The imputers that `quality.py` compares a search with, and the process that runs one of them.
 
 `python benchmarks/opponents.py NAME FOLDER` reads what it may see from `FOLDER/seen.npz` and writes `FOLDER/NAME.npz`.
 All but `mice_lightgbm` fit on the observed cells of the rows on which the search's winner is fitted at last: training
@@ -236,6 +236,14 @@ def baseline(name: str, seen: Seen) -> Imputation:
     return Imputation(np.asarray(method.impute(seen)))
 
 
+def vad_imputer(seen: Seen) -> Imputation:
+    """Ours without a search: `VADImputer` as it comes."""
+    from vadtune import VADImputer
+
+    imputer = VADImputer(random_state=0, keep_empty_features=True).fit(seen.final)
+    return Imputation(np.asarray(imputer.transform(seen.test)))
+
+
 OPPONENTS: dict[str, Opponent] = {
     **{method.name: partial(baseline, method.name) for method in METHODS},
     "extra_trees": extra_trees,
@@ -243,6 +251,7 @@ OPPONENTS: dict[str, Opponent] = {
     "miwae": miwae,
     "gain": gain,
 }
+FILLERS = OPPONENTS | {"vad_imputer": vad_imputer}
 
 
 def main(name: str, folder: Path) -> None:
@@ -250,7 +259,7 @@ def main(name: str, folder: Path) -> None:
     with np.load(folder / "seen.npz") as arrays:
         seen = Seen(**arrays)
     began = time.perf_counter()
-    found = OPPONENTS[name](seen)
+    found = FILLERS[name](seen)
     seconds = time.perf_counter() - began
     np.savez(folder / f"{name}.npz", x_hat=found.x_hat, seconds=seconds, allow_pickle=False, **found.interval())
 

@@ -11,8 +11,9 @@
 A case is a dataset, a mechanism with its rate, and a seed, which draws rows and hidden cells. Every method runs in a
 process of its own, one after the other, and is killed at the limit. It sees the observed cells of all rows, fits on the
 training rows, and may choose settings on the hidden cells of validation rows; `vad` and `vae` are whole searches of
-`--trials` trials, which end by themselves before the limit. `test` are hidden cells of rows that were not seen, `train`
-hidden cells of the rows that were fitted. Results go to one JSON file, one by one; what is in it is not run again.
+`--trials` trials, which end by themselves before the limit, `vad_imputer` is `VADImputer` as it comes. `test` are
+hidden cells of rows that were not seen, `train` hidden cells of the rows that were fitted. Results go to one JSON file,
+one by one; what is in it is not run again.
 A table in Markdown goes to stdout, a figure beside the JSON.
 """
 
@@ -29,9 +30,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from opponents import N_DRAWS, OPPONENTS, middle_80
+from opponents import FILLERS, N_DRAWS, middle_80
 from quality_anytime import anytime, budgets_table
-from quality_ranks import OURS, Result, coverage, figure, markdown, score
+from quality_ranks import SEARCHES, Result, coverage, figure, markdown, score
 
 from vadtune.data.problem import Problem, load_problem
 from vadtune.data.splits import DataConfig
@@ -46,7 +47,7 @@ from vadtune.training.fill import Filler
 RESULTS = Path(__file__).with_name("quality.json")
 DATASETS = ("breast_cancer", "wine", "diabetes", "digits", "synthetic", "mnist")
 MECHANISMS = ("mcar:0.2", "mcar:0.5", "mcar:0.8", "mar:0.3", "mnar:0.3")
-METHODS = (*OPPONENTS, *OURS)
+METHODS = (*FILLERS, *SEARCHES)
 MAX_DRAWN_CELLS = 2_000_000  # of a table: intervals of more would take more memory than they tell
 
 
@@ -92,7 +93,7 @@ def run_method(method: str, case: Case, problem: Problem, args: argparse.Namespa
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="vadtune-quality-") as folder:
         try:
-            filled = (search if method in OURS else run_opponent)(method, case, problem, args, Path(folder))
+            filled = (search if method in SEARCHES else fill)(method, case, problem, args, Path(folder))
         except Failed as failure:
             return {"failure": str(failure), "seconds": round(time.monotonic() - began, 2)}
     return {"seconds": round(filled.seconds, 2)} | scores(filled, problem)
@@ -115,8 +116,8 @@ def both(problem: Problem) -> FloatArray:
     return np.concatenate([problem.splits.test.rows.x, problem.splits.train.rows.x])
 
 
-def run_opponent(method: str, case: Case, problem: Problem, args: argparse.Namespace, folder: Path) -> Filled:
-    """Fill by one of `OPPONENTS`, in a process of its own."""
+def fill(method: str, case: Case, problem: Problem, args: argparse.Namespace, folder: Path) -> Filled:
+    """Fill by one of `FILLERS`, in a process of its own."""
     del case
     splits = problem.splits
     seen = {"validation": splits.validation.rows.x, "validation_truth": splits.validation.truth}
@@ -190,7 +191,7 @@ def run_all(args: argparse.Namespace, results: Nested) -> None:
 def run_budgets(args: argparse.Namespace, results: Nested) -> None:
     """Searches by our methods with each number of trials; as `run_all`, case by case."""
     for case in cases(args):
-        for method in sorted({*args.methods} & {*OURS}):
+        for method in sorted({*args.methods} & {*SEARCHES}):
             for n_trials in args.budgets:
                 known = case.known_as() | {"method": method, "trials": n_trials}
                 run_missing(known, case, argparse.Namespace(**vars(args) | {"trials": n_trials}), results, "budgets")
@@ -206,7 +207,7 @@ def run_missing(known: Nested, case: Case, args: argparse.Namespace, results: Ne
     problem = case.problem()
     about = {key: problem.describe()[key] for key in ("sha256", "n_rows", "n_features")}
     about |= {"limit_s": args.limit, "date": f"{datetime.now(UTC):%Y-%m-%d}"}
-    about |= {"trials": args.trials} if method in OURS else {}
+    about |= {"trials": args.trials} if method in SEARCHES else {}
     found.append(known | about | run_method(method, case, problem, args))
     write(results, args.output)
 

@@ -12,7 +12,8 @@ from scipy.stats import rankdata, studentized_range, wasserstein_distance
 from vadtune.data.metrics import mae, rmse, rmse_minmax
 from vadtune.data.tables import FloatArray
 
-OURS = ("vad", "vae")
+SEARCHES = ("vad", "vae")
+OURS = ("vad_imputer", *SEARCHES)
 KEYS = ("dataset", "mechanism", "missing_rate", "seed")
 Result = dict[str, Any]
 RATIO_TICKS = (0.25, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0)

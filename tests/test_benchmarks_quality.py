@@ -122,8 +122,8 @@ def low_rank_table():
 
 
 @pytest.mark.filterwarnings("ignore")  # those of scikit-learn and miceforest, which are not ours to mend
-@pytest.mark.parametrize("name", [name for name in opponents.OPPONENTS if name != "mean"])
-def test_opponents_fill_every_cell_and_beat_the_mean_on_a_low_rank_table(name):
+@pytest.mark.parametrize("name", [name for name in opponents.FILLERS if name != "mean"])
+def test_imputers_fill_every_cell_and_beat_the_mean_on_a_low_rank_table(name):
     if name == "mice_lightgbm":
         pytest.importorskip("miceforest")
     import torch
@@ -131,8 +131,8 @@ def test_opponents_fill_every_cell_and_beat_the_mean_on_a_low_rank_table(name):
     torch.manual_seed(0)
     seen, truth = low_rank_table()
     quick = {"miwae": {"n_epochs": 20}, "gain": {"n_steps": 400}, "mice_lightgbm": {"n_tables": 1, "n_rounds": 2}}
-    found = opponents.OPPONENTS[name](seen, **quick.get(name, {}))
+    found = opponents.FILLERS[name](seen, **quick.get(name, {}))
     assert found.x_hat.shape == seen.test.shape
     assert np.isfinite(found.x_hat).all()
-    mean = opponents.OPPONENTS["mean"](seen).x_hat
+    mean = opponents.FILLERS["mean"](seen).x_hat
     assert rmse(found.x_hat, truth) < 0.9 * rmse(mean, truth)

@@ -13,11 +13,13 @@ import optuna
 import pandas as pd
 import pytest
 
+from tests.small_runs import make_run
 from tests.test_any_table import holed, tips
 from vadtune.cli import say
 from vadtune.result import sentences
 from vadtune.training.artifact import load_artifact
-from vadtune.tuning.study import count_states, read_study
+from vadtune.tuning.record import write_json
+from vadtune.tuning.study import count_states, open_study, read_study
 
 TINY = ["--max-epochs", "9", "--missing-rate", "0.2", "--set", "model.decoder.hidden_dim=16"]
 
@@ -79,6 +81,31 @@ def test_dry_run_of_a_range_begins_with_the_first_point(run, tmp_path):
     configs = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(configs) == 3
     assert configs[0]["model"]["latent_dim"] == 24
+
+
+@pytest.mark.parametrize("is_averaged", [False, True])
+def test_a_warm_start_tries_first_what_was_best_in_an_earlier_run(run, tmp_path, is_averaged):
+    folder = make_run(tmp_path / "runs" / "may")
+    study = read_study(folder / "study.log")
+    by_error = sorted(study.get_trials(states=[optuna.trial.TrialState.COMPLETE]), key=lambda trial: trial.value)
+    best, other = (trial.params["model.latent_dim"] for trial in by_error)
+    if is_averaged:
+        write_json(folder / "summary.json", {"best": {"ensemble": {str(by_error[1].number): 1.0}}})
+    done = run(tmp_path, "wine", "--set", "model.latent_dim={low=2, high=64}", "--warm-start", "runs/may", "--dry-run")
+    tried = [json.loads(line)["model"]["latent_dim"] for line in done.stdout.splitlines()]
+    assert tried[:3] == [*([other, best] if is_averaged else [best, other]), 24]
+
+
+def test_a_warm_start_wants_a_run_of_the_same_model_in_which_a_trial_ended(run, tmp_path):
+    assert "not a run" in run(tmp_path, "wine", "--warm-start", "runs/may").stderr
+    folder = make_run(tmp_path / "runs" / "may")
+    done = run(tmp_path, "wine", "--model", "vae", "--warm-start", "runs/may")
+    assert (done.returncode, "one of vaes" in done.stderr) == (2, True)
+    (folder / "study.log").unlink()
+    open_study(folder / "study.log")
+    assert "no trial of it came to its end" in run(tmp_path, "wine", "--warm-start", "runs/may").stderr
+    client = run(tmp_path, "wine", "--warm-start", "runs/may", "--address", "ray://127.0.0.1:1")
+    assert "Start the search on a machine of the cluster" in client.stderr
 
 
 @pytest.fixture(scope="module")

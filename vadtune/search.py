@@ -127,7 +127,8 @@ def _search(
     from vadtune.tuning.space import for_table
 
     space, sampler, scheduler = resolve_space(args, is_image=problem.table.image_shape is not None)
-    plan = make_plan(args, folder, for_table(space, problem.splits.train.rows), sampler, scheduler)
+    space = for_table(space, problem.splits.train.rows)
+    plan = make_plan(args, folder, space, sampler, scheduler, is_small=problem.splits.is_small)
     _warn_of_strangers(args, folder)
     check_folder(folder)
     with locked(folder):
@@ -189,6 +190,7 @@ def _warn_of_strangers(args: argparse.Namespace, folder: Path) -> None:
 def resolve_space(args: argparse.Namespace, *, is_image: bool) -> tuple["Space", Any, Any]:
     """Search space, sampler and scheduler of the flags."""
     from vadtune.training.config import TrialConfig
+    from vadtune.tuning.past_run import warm_starts
     from vadtune.tuning.samplers import Sampler
     from vadtune.tuning.schedulers import Scheduler
     from vadtune.tuning.space import default_space, find_space, load_space
@@ -203,6 +205,8 @@ def resolve_space(args: argparse.Namespace, *, is_image: bool) -> tuple["Space",
         raise ConfigError(
             f"--model {args.model}: the search space {name} is for {kind}. Give --model {kind} or another --space."
         )
+    if args.warm_start:
+        space = space.starting_at(warm_starts(args.warm_start, args.model))
     sampler = parse(Sampler, {"kind": args.sampler}, "--sampler")
     return space, sampler, parse(Scheduler, {"kind": args.scheduler}, "--scheduler")
 
@@ -215,13 +219,15 @@ def load_problem(args: argparse.Namespace) -> "Problem":
     return load_problem(parse(DataConfig, cli.data_values(args), "flags"), args.data_dir)
 
 
-def make_plan(args: argparse.Namespace, folder: Path, space: "Space", sampler: Any, scheduler: Any) -> "Plan":
+def make_plan(
+    args: argparse.Namespace, folder: Path, space: "Space", sampler: Any, scheduler: Any, *, is_small: bool
+) -> "Plan":
     """Everything the search loop needs to know, resolved."""
     from vadtune.data.storage import open_storage
     from vadtune.training.config import TrainConfig
     from vadtune.training.device import resolve_device
     from vadtune.tuning.database import Database, check_url
-    from vadtune.tuning.plan import Plan, n_kept
+    from vadtune.tuning.plan import Plan, n_further_fits, n_kept
 
     device, gpus_per_trial = resolve_device(args.device, args.gpus_per_trial)
     budget = args.time_budget
@@ -242,6 +248,7 @@ def make_plan(args: argparse.Namespace, folder: Path, space: "Space", sampler: A
         gpus_per_trial=gpus_per_trial,
         seed=args.seed,
         device=device,
+        n_further_fits=n_further_fits(is_small=is_small, n_members=args.ensemble, asked=args.refit),
         keep_top=n_kept(args.top, args.ensemble),
         database=Database(check_url(args.storage_url), folder.name) if args.storage_url else None,
         trackers=_trackers(args),
@@ -313,9 +320,9 @@ def _load_end() -> None:
 def _refit(
     winner: "Winner", problem: "Problem", fitter: "Fitter", outcome: "Outcome", args: argparse.Namespace
 ) -> "Winner":
-    from vadtune.tuning.refits import add_further_fits, is_to_be_refitted, n_further_fits, refit
+    from vadtune.tuning.refits import add_further_fits, is_to_be_refitted, n_affordable, refit
 
-    n_fits = n_further_fits(winner, problem, fitter, outcome, asked=args.refit, n_members=args.ensemble)
+    n_fits = n_affordable(winner, problem, fitter, outcome)
     if n_fits:
         cli.say(
             f"fitting the best settings again, with the {len(problem.splits.indices[1]):,} validation rows "

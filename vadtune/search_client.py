@@ -42,6 +42,11 @@ def watch(args: argparse.Namespace, arguments: list[str], command: str) -> int:
     if args.storage_url is not None:
         # Its password would have to lie on the cluster, for a driver that nobody put there.
         raise ConfigError(f"--storage-url with --address {args.address}: start the search on a machine of the cluster.")
+    if args.warm_start:
+        raise ConfigError(
+            f"--warm-start with --address {args.address}: the run is not there. Start the search on a machine of the "
+            "cluster that has it."
+        )
     folder = named_folder(args)
     check_new(folder, args)
     check_folder(folder.parent)

@@ -10,6 +10,7 @@ EXAMPLES = """\
   python -m vadtune.search breast_cancer --model vad --missing-rate 0.2 --trials 60
   python -m vadtune.search table.csv --model vae --time-budget 1h --name tonight
   python -m vadtune.search table.csv --model vae --time-budget 1h --name tonight --resume
+  python -m vadtune.search june.csv --trials 20 --warm-start runs/may
   python -m vadtune.search mnist --set model.latent_dim=64 --set "train.learning_rate={low=1e-4, high=1e-2, log=true}"
   python -m vadtune.search digits --model vad --space my_space.toml --dry-run csv
   python -m vadtune.search mnist --address auto --storage s3://bucket/vadtune --gpus-per-trial 0.25
@@ -40,6 +41,14 @@ def parser() -> cli.Parser:
     space.add_argument(
         "--set", metavar="PATH=VALUE", action="append", default=[], help="fix or replace a setting of the space"
     )
+    space.add_argument(
+        "--warm-start",
+        metavar="RUN",
+        type=Path,
+        action="append",
+        default=[],
+        help="try the best settings of an earlier run first, of this table or of one like it",
+    )
     space.add_argument("--trials", metavar="N", type=cli.count, help="end after N trials")
     space.add_argument(
         "--max-epochs", metavar="N", type=cli.count, help="epochs of a trial that nothing stops (default: the space's)"
@@ -48,8 +57,8 @@ def parser() -> cli.Parser:
         "--time-budget",
         metavar="TIME",
         type=cli.duration,
-        help="end after 90s, 30m, 2h …; trials that are nearly done by then get up to a tenth more, 5m at most, and "
-        "further fits of small tables a quarter",
+        help="end after 90s, 30m, 2h …; trials that are nearly done by then get up to a tenth more, 5m at most; "
+        "further fits of small tables are part of it",
     )
     space.add_argument("--sampler", choices=SAMPLERS, default="tpe", help="proposes settings (default: tpe)")
     space.add_argument("--scheduler", choices=SCHEDULERS, default="asha", help="stops poor trials (default: asha)")

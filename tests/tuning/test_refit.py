@@ -28,15 +28,14 @@ from vadtune.tuning import fits as where
 from vadtune.tuning.conclude import Winner, artifact_of, export_trial, score_artifact
 from vadtune.tuning.fits import Fit, Fitter
 from vadtune.tuning.past_run import open_run
-from vadtune.tuning.plan import Outcome, Plan
+from vadtune.tuning.plan import N_FURTHER_FITS, Outcome, Plan, n_further_fits
 from vadtune.tuning.refits import (
-    MOST_FURTHER_FITS,
     add_further_fits,
-    affordable,
     is_to_be_refitted,
-    n_further_fits,
+    n_affordable,
     refit,
     shared_out,
+    time_taken,
 )
 from vadtune.tuning.study import BestTrial, epoch_seconds, read_study
 from vadtune.tuning.summary import summarise_winner
@@ -139,7 +138,7 @@ def test_a_model_and_its_further_fits_are_averaged_scored_and_saved(exported, tm
     first, problem = exported
     again = add_further_fits(replace(first, folder=tmp_path / "best"), problem, HERE)
     fits = one, *_ = again.tested.artifact.members
-    assert [fit.weight for fit in fits] == [1 / (1 + MOST_FURTHER_FITS)] * (1 + MOST_FURTHER_FITS)
+    assert [fit.weight for fit in fits] == [1 / (1 + N_FURTHER_FITS)] * (1 + N_FURTHER_FITS)
     assert len({fit.config.seed for fit in fits}) == len(fits)
     x = as_tensor(problem.splits.test.rows.x)
     average = sum(fit.decode(fit.posterior(x)) for fit in fits) / len(fits)
@@ -149,7 +148,7 @@ def test_a_model_and_its_further_fits_are_averaged_scored_and_saved(exported, tm
     told = summarise_winner(again)
     assert told["test_rmse"] == again.tested.scores.rmse != first.tested.scores.rmse
     assert (told["alone"]["test_rmse"], told["validation_rmse"]) == (first.tested.scores.rmse, first.trial.value)
-    assert (told["ensemble"], told["further_fits"]) == ({str(first.trial.number): 1.0}, MOST_FURTHER_FITS)
+    assert (told["ensemble"], told["further_fits"]) == ({str(first.trial.number): 1.0}, N_FURTHER_FITS)
     assert "fitted further times" in (tmp_path / "best" / "README.md").read_text()
 
 
@@ -180,52 +179,45 @@ def test_a_further_fit_that_diverges_is_left_out(exported, tmp_path):
     assert [member.weight for member in again.tested.artifact.members] == [1.0]
 
 
-@pytest.fixture(scope="module")
-def searched(tmp_path_factory):
-    """A whole run as its search left it: the winner, the problem, and the plan and outcome with a time budget."""
-    folder = tmp_path_factory.mktemp("searched")
-    past = open_run(make_run(folder / "run"))
-    problem = past.problem(folder)
-
-    def n_fits(*, budget_s=None, spent_s=0.0, asked=None, n_members=4):
-        plan = cast(
-            "Plan", SimpleNamespace(study_path=past.folder / "study.log", time_budget_s=budget_s, cpus_per_trial=1)
-        )
-        outcome = Outcome("finished", {}, spent_s)
-        return n_further_fits(winner, problem, Fitter(plan), outcome, asked=asked, n_members=n_members)
-
-    winner = export_trial(past.best(), past.storage, problem, folder / "best")
-    epoch_s = epoch_seconds(read_study(past.folder / "study.log"))[winner.trial.number]
-    return n_fits, problem, epoch_s * winner.trial.epoch
-
-
 @pytest.mark.parametrize("limit", [{"MAX_SMALL_CELLS": 160 * 13 - 1}, {"MAX_SMALL_ROWS": 159}])
-def test_small_tables_are_fitted_further_where_several_models_may_be_averaged(searched, monkeypatch, limit):
-    n_fits, problem, _ = searched
-    assert n_fits() == MOST_FURTHER_FITS
-    assert n_fits(n_members=1) == 0
-    assert n_fits(asked=False) == 0
+def test_small_tables_are_fitted_further_where_several_models_may_be_averaged(monkeypatch, limit):
+    is_small = wine().splits.is_small
+    assert n_further_fits(is_small=is_small, n_members=4, asked=None) == N_FURTHER_FITS
+    assert n_further_fits(is_small=is_small, n_members=1, asked=None) == 0
+    assert n_further_fits(is_small=is_small, n_members=4, asked=False) == 0
     for name, value in limit.items():
         monkeypatch.setattr(splits, name, value)
-    assert n_fits() == 0
-    assert problem.splits.final_rows is problem.splits.train.rows
+    assert n_further_fits(is_small=wine().splits.is_small, n_members=4, asked=None) == 0
+    assert wine().splits.final_rows is wine().splits.train.rows
 
 
-def test_further_fits_take_a_quarter_of_the_time_budget_or_what_is_left_of_it(searched, monkeypatch):
+def test_further_fits_take_what_the_search_left_of_its_time_budget_or_a_tenth_of_it(monkeypatch, tmp_path):
+    past = open_run(make_run(tmp_path / "run"))
+    problem = past.problem(tmp_path)
+    winner = export_trial(past.best(), past.storage, problem, tmp_path / "best")
+    epoch_s = epoch_seconds(read_study(tmp_path / "run" / "study.log"))[winner.trial.number]
+    fit_s = epoch_s * winner.trial.epoch * len(problem.splits.final_rows.x) / len(problem.splits.train.rows.x)
+
+    def n_fits(budget_s, spent_s):
+        fields = {"study_path": tmp_path / "run" / "study.log", "cpus_per_trial": 1, "n_further_fits": N_FURTHER_FITS}
+        plan = cast("Plan", SimpleNamespace(**fields, time_budget_s=budget_s))
+        return n_affordable(winner, problem, Fitter(plan), Outcome("finished", {}, spent_s))
+
     monkeypatch.setattr(where.os, "cpu_count", lambda: 2)
-    n_fits, problem, fit_s = searched
-    fit_s *= len(problem.splits.final_rows.x) / len(problem.splits.train.rows.x)
-    assert n_fits(budget_s=8.1 * fit_s, spent_s=9.0 * fit_s) == 4
-    assert n_fits(budget_s=4.1 * fit_s, spent_s=5.0 * fit_s) == 2
-    assert n_fits(budget_s=3.9 * fit_s, spent_s=4.0 * fit_s) == 0
-    assert n_fits(budget_s=3.9 * fit_s, spent_s=2.8 * fit_s) == 2
+    assert n_fits(None, 1e9) == 4
+    assert n_fits(20.1 * fit_s, 25.0 * fit_s) == 4
+    assert n_fits(10.1 * fit_s, 10.0 * fit_s) == 2
+    assert n_fits(9.9 * fit_s, 10.0 * fit_s) == 0
+    assert n_fits(9.9 * fit_s, 8.8 * fit_s) == 2
 
 
-def test_the_longest_fit_or_all_of_them_by_turns_say_how_many_there_are():
-    assert affordable([0.5, 0.5], [1.0, 2.0], 3.0, 2) == 4
-    assert affordable([0.5, 0.5], [1.0, 2.0], 2.9, 2) == 2
-    assert affordable([0.5, 0.5], [1.0, 2.0], 1.9, 2) == 1
-    assert affordable([0.5, 0.5], [1.0, 2.0], 0.9, 100) == 0
+def test_further_fits_take_as_long_as_their_turns():
+    halves = [0.5, 0.5]
+    assert time_taken(4, halves, [1.0, 2.0], 2) == 3.0
+    assert time_taken(2, halves, [1.0, 2.0], 2) == 2.0
+    assert time_taken(1, halves, [1.0, 2.0], 2) == 1.0
+    assert time_taken(4, halves, [1.0, 2.0], 100) == 2.0
+    assert time_taken(4, halves, [1.0, 2.0], 1) == 6.0
 
 
 def test_all_fits_are_refitted_with_seeds_of_their_own(exported, tmp_path):
@@ -236,7 +228,7 @@ def test_all_fits_are_refitted_with_seeds_of_their_own(exported, tmp_path):
     found = [
         member.decode(member.posterior(x)).numpy().tobytes() for member in load_artifact(tmp_path / "best").members
     ]
-    assert len(set(found)) == 1 + MOST_FURTHER_FITS
+    assert len(set(found)) == 1 + N_FURTHER_FITS
 
 
 def test_a_fit_that_is_cancelled_ends_after_the_epoch_it_is_in(exported):

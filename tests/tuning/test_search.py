@@ -7,7 +7,9 @@ import signal
 import time
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
+import optuna
 import psutil
 import pytest
 from optuna.trial import TrialState
@@ -222,6 +224,23 @@ def test_overtime_ends_by_itself_or_by_an_interrupt(plan, monkeypatch):
     monkeypatch.setattr(time, "monotonic", lambda: now + 10.1)
     assert not session.may_go_on(0.99)
     assert session.give_up_at == pytest.approx(now + 10 + GRACE_S["time budget"], abs=1.0)
+
+
+@pytest.mark.parametrize(
+    ("n_fits", "train_s", "ends_at"),
+    [(0, 3.0, 100.0), (4, 3.0, 94.0), (3, 3.0, 94.0), (4, 30.0, 80.0), (4, None, 100.0)],
+)
+def test_a_search_leaves_of_its_budget_what_further_fits_will_take(plan, monkeypatch, n_fits, train_s, ends_at):
+    study = optuna.create_study()
+    trial = study.ask()
+    trial.set_user_attr("train_s", train_s)
+    study.tell(trial, 1.0)
+    session = Session(dataclasses.replace(plan, time_budget_s=100.0, n_further_fits=n_fits), Snapshots())
+    session.crew, session.ledger = SimpleNamespace(study=study), SimpleNamespace(live={})
+    session.concurrent = 2
+    for elapsed_s, is_over in ((ends_at - 0.1, False), (ends_at + 0.1, True)):
+        monkeypatch.setattr(time, "monotonic", lambda: session.started + elapsed_s)  # noqa: B023
+        assert session.is_over() == is_over
 
 
 def test_a_trial_that_is_too_large_is_refused_before_anything_starts(plan):

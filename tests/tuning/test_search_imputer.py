@@ -20,7 +20,7 @@ from vadtune.data.tables import FloatArray
 from vadtune.errors import ConfigError
 from vadtune.report.run import read_run
 from vadtune.tuning.cluster import Cluster
-from vadtune.tuning.refits import MOST_FURTHER_FITS
+from vadtune.tuning.plan import N_FURTHER_FITS
 
 SPACE = {
     "model.kind": "vad",
@@ -100,7 +100,7 @@ def test_the_best_trials_are_averaged_where_that_is_better(cluster: Cluster, x: 
     members = imputer.artifact_.members
     trials = {member.metrics["trial"] for member in members}
     assert 2 <= len(trials) <= 3
-    assert len(members) == len(trials) + MOST_FURTHER_FITS
+    assert len(members) == len(trials) + N_FURTHER_FITS
     assert sum(member.weight for member in members) == pytest.approx(1.0)
     assert all(member.dataset["n_rows"] == 120 for member in members)
     assert imputer.best_score_ > -imputer.study_.best_value

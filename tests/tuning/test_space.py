@@ -293,3 +293,19 @@ def test_params_of_a_first_point_are_known_though_it_leaves_some_open():
     space = Space({}, ({"model.x": 1.0}, {}))
     assert space.holds_first({"model.x": 1.0, "model.kind": "quiet"})
     assert not space.holds_first({"model.x": 1.5, "model.kind": "quiet"})
+
+
+def test_points_to_start_at_come_first_with_what_the_space_can_draw_of_them():
+    space = make_space(
+        {"model": {"kind": "vad", "latent_dim": {"low": 2, "high": 8}}, "first": [{"model": {"latent_dim": 4}}]},
+        TrialConfig,
+        "test",
+    )
+    points = [
+        {"model.kind": "vad", "model.latent_dim": 6, "train.batch_size": 64},
+        {"model.latent_dim": 9},
+        {"model.latent_dim": 6},
+        {"model.latent_dim": 4},
+    ]
+    assert space.starting_at(points).first == ({"model.latent_dim": 6}, {"model.latent_dim": 4})
+    assert space.starting_at([]) == space

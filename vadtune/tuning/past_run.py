@@ -1,21 +1,26 @@
 """A run folder, read back: its data, its study, and the settings of its trials."""
 
+import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import optuna
+from optuna.trial import TrialState
 
 from vadtune.data.problem import Problem, load_problem
 from vadtune.data.splits import DataConfig
 from vadtune.data.storage import Storage, open_storage
 from vadtune.errors import ArtifactError, ConfigError, DataError
-from vadtune.settings import Nested, other_format, parse, read_json
+from vadtune.settings import Nested, flatten, other_format, parse, read_json
+from vadtune.tuning.leaves import Params
 from vadtune.tuning.samplers import draw_seed
 from vadtune.tuning.space import Space
 from vadtune.tuning.study import BestTrial, best_trial, find_trial, read_study, top_trials
 
 FORMAT_VERSION = 1
+N_WARM = 4  # points to begin at, of one run
 COUNTS = ("n_train", "n_validation", "n_test")
 
 
@@ -103,6 +108,21 @@ class PastRun:
         config.setdefault("train", {})["n_epochs"] = self.max_epochs
         return config | {"seed": draw_seed(self.settings["search"]["seed"], number)}
 
+    def best_settings(self, n: int) -> list[Params]:
+        """Settings of the best complete trials, by dotted path: first those of the ensemble's members."""
+        complete = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        by_error = sorted(complete, key=lambda trial: (trial.value, trial.number))
+        members = [trial for trial in by_error if str(trial.number) in self._ensemble()]
+        chosen = [*members, *(trial for trial in by_error if trial not in members)][:n]
+        return [flatten(self.config(trial.number)) for trial in chosen]
+
+    def _ensemble(self) -> set[str]:
+        """Numbers of the trials that are averaged in the run's winner; none if it is one trial, or not there yet."""
+        path = self.folder / "summary.json"
+        best = read_json(path).get("best") if path.is_file() else None
+        members = best.get("ensemble") if isinstance(best, dict) else None
+        return set(members) if isinstance(members, dict) else set()
+
     def _check_split(self, about: Nested) -> None:
         recorded = self.settings["data"]
         counts = {name: (recorded[name], about[name]) for name in COUNTS if name in recorded}
@@ -112,6 +132,26 @@ class PastRun:
                 f"{self.folder}: the vadtune that made it split the rows otherwise ({told}). Use that one, or search "
                 "again."
             )
+
+
+def warm_starts(folders: Iterable[Path], model: str) -> list[Params]:
+    """Settings that were best in earlier searches of this model: the best ones of each in turn.
+
+    Raises:
+        ArtifactError: A folder is no run.
+        ConfigError: It is one of another model, or no trial of it came to its end.
+    """
+    found = []
+    for folder in folders:
+        past = open_run(folder)
+        if past.settings.get("model") != model:
+            raise ConfigError(
+                f"--warm-start {folder}: a search of {past.settings.get('model')}s, and this is one of {model}s."
+            )
+        found.append(past.best_settings(N_WARM))
+        if not found[-1]:
+            raise ConfigError(f"--warm-start {folder}: no trial of it came to its end. Give another run.")
+    return [point for points in itertools.zip_longest(*found) for point in points if point is not None]
 
 
 def run_format(settings: Nested) -> str | None:

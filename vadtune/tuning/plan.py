@@ -14,6 +14,7 @@ from vadtune.tuning.trackers import Tracker
 End = Literal["finished", "time budget", "interrupted"]
 
 
+N_FURTHER_FITS = 4
 N_CANDIDATES = 2  # members are chosen among so many times their number
 
 
@@ -30,6 +31,7 @@ class Plan:
         concurrent: How many trials run at once; None: as many as the cluster has room for.
         seed: One at a time, searches of equal seeds are equal to the digit.
         device: `cpu`, or `cuda`: which GPU is Ray's choice.
+        n_further_fits: How often the winner is fitted again after the search, within the time budget.
         keep_top: Of how many of the best complete trials to keep the checkpoint.
         database: Where the study is, if several drivers share it; its file in the run folder is a copy then.
         trackers: Who else is told what happens.
@@ -48,6 +50,7 @@ class Plan:
     gpus_per_trial: float = 0.0
     seed: int = 0
     device: str = "cpu"
+    n_further_fits: int = 0
     keep_top: int = 1
     database: Database | None = None
     trackers: tuple[Tracker, ...] = ()
@@ -80,6 +83,17 @@ class Outcome:
     seconds: float
     seconds_by_phase: dict[str, float] = field(default_factory=dict)
     copy_problem: str | None = None
+
+
+def n_further_fits(*, is_small: bool, n_members: int, asked: bool | None) -> int:
+    """How often to fit a winner further: in small tables the validation rows are missed in training.
+
+    Args:
+        is_small: Whether the table is.
+        n_members: How many trials may be averaged; no further fits come where one model is asked.
+        asked: Whether to train after the search; None: where it serves.
+    """
+    return N_FURTHER_FITS if is_small and n_members > 1 and asked is not False else 0
 
 
 def n_kept(n_top: int, n_members: int) -> int:

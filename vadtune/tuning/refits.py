@@ -14,50 +14,36 @@ from vadtune.models.base import Model
 from vadtune.training.artifact import Artifact, save_artifact
 from vadtune.tuning.conclude import Winner, score_calibrated
 from vadtune.tuning.fits import Fit, Fitter
-from vadtune.tuning.plan import Outcome
+from vadtune.tuning.plan import N_FURTHER_FITS, Outcome
 from vadtune.tuning.study import epoch_seconds, read_study
 
-MOST_FURTHER_FITS = 4
-# Of a time budget, besides what the search left of it.
-SHARE_OF_BUDGET = 0.25
+# Further fits may take so much of a time budget that the search has used up.
+LEAST_SHARE = 0.1
 
 
-def n_further_fits(
-    winner: Winner, problem: Problem, fitter: Fitter, outcome: Outcome, *, asked: bool | None, n_members: int
-) -> int:
-    """How often to fit the winner further: in small tables the validation rows are missed in training.
-
-    Args:
-        winner: The winner.
-        problem: The table.
-        fitter: Where to fit.
-        outcome: Of the search. Where it had a time budget, the fits are as many as take a quarter of that at most, or
-            what is left of it.
-        asked: Whether to train after the search; None: where it serves.
-        n_members: How many trials may be averaged; no further fits come where one model is asked.
-    """
-    if not problem.splits.is_small or n_members == 1 or asked is False:
-        return 0
-    budget_s, epoch_s = fitter.plan.time_budget_s, epoch_seconds(read_study(fitter.plan.study_path))
-    members = winner.tested.artifact.members
-    fit_s = [epoch_s.get(member.metrics["trial"], 0.0) * member.metrics["epoch"] for member in members]
-    within_s = np.inf if budget_s is None else max(SHARE_OF_BUDGET * budget_s, budget_s - outcome.seconds)
+def n_affordable(winner: Winner, problem: Problem, fitter: Fitter, outcome: Outcome) -> int:
+    """How many of the planned further fits fit into what the search left of its time budget."""
+    plan, members = fitter.plan, winner.tested.artifact.members
+    if plan.n_further_fits == 0 or plan.time_budget_s is None:
+        return plan.n_further_fits
+    epoch_s = epoch_seconds(read_study(plan.study_path))
     growth = len(problem.splits.final_rows.x) / len(problem.splits.train.rows.x)
-    return affordable([member.weight for member in members], fit_s, within_s / growth, fitter.n_together)
+    fit_s = [growth * epoch_s.get(member.metrics["trial"], 0.0) * member.metrics["epoch"] for member in members]
+    within_s = max(plan.time_budget_s - outcome.seconds, LEAST_SHARE * plan.time_budget_s)
+    weights = [member.weight for member in members]
+    counts = range(plan.n_further_fits, 0, -1)
+    return next((n for n in counts if time_taken(n, weights, fit_s, fitter.n_together) <= within_s), 0)
 
 
-def affordable(weights: Sequence[float], fit_s: Sequence[float], within_s: float, n_together: int) -> int:
-    """How many further fits take so many seconds at most, of members with these weights, that take so long each."""
-    for n_fits in range(MOST_FURTHER_FITS, 0, -1):
-        busy_s = [0.0] * min(n_together, n_fits)
-        for place, _ in shared_out(n_fits, weights):
-            heapq.heapreplace(busy_s, busy_s[0] + fit_s[place])  # the next one begins where one ends first
-        if max(busy_s) <= within_s:
-            return n_fits
-    return 0
+def time_taken(n_fits: int, weights: Sequence[float], fit_s: Sequence[float], n_together: int) -> float:
+    """Seconds of so many further fits of members with these weights, that take so long each."""
+    busy_s = [0.0] * min(n_together, n_fits)
+    for place, _ in shared_out(n_fits, weights):
+        heapq.heapreplace(busy_s, busy_s[0] + fit_s[place])  # the next one begins where one ends first
+    return max(busy_s)
 
 
-def add_further_fits(winner: Winner, problem: Problem, fitter: Fitter, n_fits: int = MOST_FURTHER_FITS) -> Winner:
+def add_further_fits(winner: Winner, problem: Problem, fitter: Fitter, n_fits: int = N_FURTHER_FITS) -> Winner:
     """Let the members share their weights with further fits of their settings, on training and validation rows.
 
     These have other seeds and take as many epochs as the first fit took to its best. Of the validation rows they see

@@ -24,6 +24,7 @@ from vadtune.tuning.sigterm import own_sigterm
 from vadtune.tuning.study import (
     checkpoints,
     count_states,
+    longest_training,
     write_error,
     write_trial_table,
 )
@@ -39,6 +40,8 @@ GRACE_S: dict[End, float] = {"finished": 0.0, "time budget": 30.0, "interrupted"
 # Trials that have come so far by the end of the budget come to their own, if that takes no more than a share of it.
 NEARLY_DONE = 0.9
 OVERTIME, MAX_OVERTIME_S = 0.1, 300.0
+# Of the budget, for further fits of the winner.
+MOST_RESERVED = 0.2
 
 
 class Session:
@@ -54,6 +57,7 @@ class Session:
         self.started = self.last_tick = time.monotonic()
         self.give_up_at = math.inf
         self.overtime_until = -math.inf
+        self.reserved_s: float | None = None
         self.marks: dict[str, float] = {}
         self.phase = "starting Ray"
         self.notes: list[str] = []
@@ -186,14 +190,24 @@ class Session:
 
     def is_over(self) -> bool:
         """Whether the search is to stop and all that runs is saved, or had its time."""
-        budget = self.plan.time_budget_s
-        if budget is not None and time.monotonic() - self.started > budget:
+        elapsed_s = time.monotonic() - self.started
+        if self.plan.time_budget_s is not None and elapsed_s > self.plan.time_budget_s - self._reserved_s(elapsed_s):
             self.request_stop("time budget")
         if not self.stopping.is_set():
             return False
         live = self.ledger.live.values()
         busy = any((trial.is_started and not trial.is_paused) or trial.is_saving for trial in live)
         return not busy or time.monotonic() > self.give_up_at
+
+    def _reserved_s(self, elapsed_s: float) -> float:
+        """What further fits will need of the budget: each as long as the longest complete trial, in turns."""
+        most_s, n_fits = MOST_RESERVED * (self.plan.time_budget_s or 0.0), self.plan.n_further_fits
+        if not n_fits or elapsed_s < (self.plan.time_budget_s or 0.0) - most_s:
+            return 0.0
+        if self.reserved_s is None:
+            turns = math.ceil(n_fits / self.concurrent)
+            self.reserved_s = min(most_s, turns * longest_training(self.crew.study))
+        return self.reserved_s
 
     def tick(self) -> None:
         """Tell the progress, some three times a second."""

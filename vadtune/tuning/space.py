@@ -5,7 +5,7 @@ with `when = {"model.posterior" = "fixed"}`. `[[first]]` tables are points to tr
 """
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -62,6 +62,11 @@ class Space:
         settled = Space({**self.leaves, path: Fixed(value=value)})
         points = [_fitting(point, settled) for point in self.first]
         return Space(settled.leaves, tuple(p for n, p in enumerate(points) if p not in points[:n]))
+
+    def starting_at(self, points: Iterable[Params]) -> "Space":
+        """The space that tries these points before its own; of each what can be drawn here, and each only once."""
+        found = [_fitting(point, self) for point in points] + [*self.first]
+        return Space(self.leaves, tuple(p for n, p in enumerate(found) if p and p not in found[:n]))
 
     def at(self, n_rows: int) -> "Space":
         """The space with the values that it has for so many rows to train on; see `Fixed`."""

@@ -303,6 +303,12 @@ def _advice(trials: list[FrozenTrial]) -> str:
     )
 
 
+def longest_training(study: optuna.Study) -> float:
+    """Seconds that the longest complete trial was trained; 0 if there is none."""
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return max((trial.user_attrs.get("train_s") or 0.0 for trial in complete), default=0.0)
+
+
 def epoch_seconds(study: optuna.Study) -> dict[int, float]:
     """What an epoch of training took in each trial that came to an end of its own or another's, by its number."""
     spent = {trial.number: trial.user_attrs for trial in study.get_trials(deepcopy=False)}

@@ -25,10 +25,10 @@ from vadtune.tuning.cluster import Cluster
 from vadtune.tuning.conclude import evaluation_arrays
 from vadtune.tuning.ensemble import export_best
 from vadtune.tuning.fits import Fitter
-from vadtune.tuning.plan import n_kept
+from vadtune.tuning.plan import n_further_fits, n_kept
 from vadtune.tuning.preflight import check_folder, fills_machine
 from vadtune.tuning.record import begin, describe_run, write_arrays, write_json
-from vadtune.tuning.refits import add_further_fits, n_further_fits, refit
+from vadtune.tuning.refits import add_further_fits, n_affordable, refit
 from vadtune.tuning.runner import Plan, run_search
 from vadtune.tuning.samplers import Sampler
 from vadtune.tuning.schedulers import Scheduler
@@ -93,7 +93,8 @@ def search_and_refit(settings: SearchSettings, table: Table) -> Found:
     began = time.monotonic()
     _check_end(settings)
     problem = _problem(settings, table)
-    plan = _plan(settings, for_table(_space(settings), problem.splits.train.rows))
+    space = for_table(_space(settings), problem.splits.train.rows)
+    plan = _plan(settings, space, is_small=problem.splits.is_small)
     logger.info(
         "run folder: %s; watch it: python -m vadtune.report %s --live", plan.folder, shlex.quote(str(plan.folder))
     )
@@ -105,7 +106,7 @@ def search_and_refit(settings: SearchSettings, table: Table) -> Found:
         if outcome.end == "interrupted":
             raise KeyboardInterrupt(f"the study is in {plan.folder}")
         winner, fitter = export_best(plan, problem, 1, settings.ensemble)[0], Fitter(plan, cluster)
-        n_fits = n_further_fits(winner, problem, fitter, outcome, asked=None, n_members=settings.ensemble)
+        n_fits = n_affordable(winner, problem, fitter, outcome)
         if n_fits:
             winner = add_further_fits(winner, problem, fitter, n_fits)
         winner = refit(winner, problem, fitter)
@@ -148,7 +149,7 @@ def _space(settings: SearchSettings) -> Space:
     return space
 
 
-def _plan(settings: SearchSettings, space: Space) -> Plan:
+def _plan(settings: SearchSettings, space: Space, *, is_small: bool) -> Plan:
     device, gpus_per_trial = resolve_device(settings.device)
     folder = _new_folder(settings)
     return Plan(
@@ -164,6 +165,7 @@ def _plan(settings: SearchSettings, space: Space) -> Plan:
         gpus_per_trial=gpus_per_trial,
         seed=settings.seed,
         device=device,
+        n_further_fits=n_further_fits(is_small=is_small, n_members=settings.ensemble, asked=None),
         keep_top=n_kept(1, settings.ensemble),
     )
 
