@@ -20,6 +20,7 @@ from vadtune.settings import merge, parse
 from vadtune.training.artifact import Recall, load_artifact, save_artifact
 from vadtune.training.config import TrialConfig
 from vadtune.training.fill import Filler
+from vadtune.training.fitting import fit_watched
 from vadtune.training.recall import recalling
 from vadtune.training.run import TrialRun
 from vadtune.training.trainer import Trainer
@@ -103,6 +104,13 @@ def test_a_model_recalls_where_rows_lie_in_clusters(clustered):
     assert tested.validation_error == pytest.approx(after, rel=0.02)  # the delta may move it
     plain = first.reconstruct(as_tensor(problem.splits.test.rows.x)).numpy()
     assert tested.scores.rmse < error(plain, problem.splits.test.truth)
+
+
+def test_rows_that_are_held_back_outside_of_a_search_say_it_too(clustered):
+    first, problem = clustered
+    alone = fit_watched(first.config, problem.table, 0.25, "cpu")
+    assert alone.recall is not None
+    assert alone.metrics["recalled_share"] == alone.recall.share
 
 
 def test_nothing_is_recalled_where_the_gain_may_be_luck_or_the_rows_are_images(clustered):

@@ -11,8 +11,8 @@ from vadtune.data.tables import Table
 from vadtune.errors import DataError, Diverged, NoUsableTrial
 from vadtune.models.base import Model
 from vadtune.settings import Nested
+from vadtune.training.adjustment import adjusted
 from vadtune.training.artifact import Artifact
-from vadtune.training.calibration import calibrated
 from vadtune.training.config import TrialConfig
 from vadtune.training.run import TrialRun
 from vadtune.training.trainer import Trainer
@@ -91,7 +91,8 @@ def fit_watched(config: TrialConfig, table: Table, validation_share: float, devi
         metrics = {"validation_rmse": run.finish(), "epoch": run.best_epoch}
     except Diverged as error:
         raise diverged(error) from None
-    return calibrated(_artifact(run.best_model(), config, scaler, table, metrics), validation)
+    artifact = _artifact(run.best_model(), config, scaler, table, metrics)
+    return adjusted(artifact, validation, len(validation.truth), "validation_rmse")
 
 
 def diverged(error: Diverged) -> NoUsableTrial:

@@ -17,8 +17,9 @@ from vadtune.errors import ConfigError
 from vadtune.models.base import Model
 from vadtune.models.objective import Posterior, as_tensor
 from vadtune.settings import Nested
+from vadtune.training.adjustment import adjusted
 from vadtune.training.artifact import Artifact, save_artifact
-from vadtune.training.calibration import calibrated, calibration
+from vadtune.training.calibration import calibration
 from vadtune.training.config import TrialConfig
 from vadtune.training.evaluation import (
     RATES,
@@ -33,8 +34,6 @@ from vadtune.training.evaluation import (
     reconstruct_each,
     score,
 )
-from vadtune.training.patience import patient
-from vadtune.training.recall import recalling
 from vadtune.training.run import load_best_model
 from vadtune.tuning.study import BestTrial
 
@@ -124,29 +123,12 @@ def artifact_of(config: TrialConfig, model: Model, problem: Problem, metrics: Ne
 
 
 def score_artifact(artifact: Artifact, problem: Problem) -> Tested:
-    """Let validation rows say how long inference takes, what is recalled, how sure to be; score it on the test rows.
-
-    Where that changes the estimates of the trials, the validation error among the metrics is the new one.
-    """
-    validation = problem.splits.validation
-    longer = patient(artifact, validation)
-    posteriors: Sequence[Posterior] | None = None
-    if longer is not artifact:
-        posteriors = longer.posteriors(as_tensor(validation.rows.x))
-    recalled, posteriors = recalling(longer, validation, len(problem.splits.indices[1]), posteriors)
-    sure = calibrated(recalled, validation, posteriors)
-    if recalled is not artifact or sure.delta is not None:
-        x_hat = sure.estimate(posteriors or sure.posteriors(as_tensor(validation.rows.x))).cpu().numpy()
-        error = sure.model.codec.score(x_hat, validation.truth)
-        sure = replace(sure, metrics=sure.metrics | {validation_name(problem.table.unit): error})
-    if sure.recall is not None:
-        sure = replace(sure, metrics=sure.metrics | {"recalled_share": sure.recall.share})
-    if sure.delta is not None:
-        sure = replace(sure, metrics=sure.metrics | {"moved_columns": int(np.count_nonzero(sure.delta))})
-    return score_calibrated(sure, problem)
+    """Let validation rows adjust a model as it was trained, see `training.adjustment`; score it on the test rows."""
+    splits, name = problem.splits, validation_name(problem.table.unit)
+    return score_adjusted(adjusted(artifact, splits.validation, len(splits.indices[1]), name), problem)
 
 
-def score_calibrated(artifact: Artifact, problem: Problem, known: Sequence[Posterior] = ()) -> Tested:
+def score_adjusted(artifact: Artifact, problem: Problem, known: Sequence[Posterior] = ()) -> Tested:
     """Score an artifact on the test rows, and add the scores to its metrics.
 
     Args:

@@ -12,7 +12,7 @@ from vadtune.data.splits import Rows, Scaler, fit_units
 from vadtune.errors import NoUsableTrial
 from vadtune.models.base import Model
 from vadtune.training.artifact import Artifact, save_artifact
-from vadtune.tuning.conclude import Winner, score_calibrated
+from vadtune.tuning.conclude import Winner, score_adjusted
 from vadtune.tuning.fits import Fit, Fitter
 from vadtune.tuning.plan import N_FURTHER_FITS, Outcome
 from vadtune.tuning.study import epoch_seconds, read_study
@@ -71,7 +71,7 @@ def add_further_fits(winner: Winner, problem: Problem, fitter: Fitter, n_fits: i
     ]
     about = before.metrics | {"further_fits": len(fitted)}
     joined = replace(first, others=tuple(others), metrics=about)
-    tested = score_calibrated(joined, problem, winner.tested.posteriors)
+    tested = score_adjusted(joined, problem, winner.tested.posteriors)
     again = replace(winner, tested=tested, folder=save_artifact(tested.artifact, winner.folder))
     if winner.alone is not None:
         return again
