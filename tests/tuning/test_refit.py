@@ -199,8 +199,8 @@ def test_further_fits_take_what_the_search_left_of_its_time_budget_or_a_tenth_of
     fit_s = epoch_s * winner.trial.epoch * len(problem.splits.final_rows.x) / len(problem.splits.train.rows.x)
 
     def n_fits(budget_s, spent_s):
-        fields = {"study_path": tmp_path / "run" / "study.log", "cpus_per_trial": 1, "n_further_fits": N_FURTHER_FITS}
-        plan = cast("Plan", SimpleNamespace(**fields, time_budget_s=budget_s))
+        fields = {"study_path": tmp_path / "run" / "study.log", "n_further_fits": N_FURTHER_FITS}
+        plan = cast("Plan", SimpleNamespace(**fields, time_budget_s=budget_s, cpus_per_trial=1, gpus_per_trial=0))
         return n_affordable(winner, problem, Fitter(plan), Outcome("finished", {}, spent_s))
 
     monkeypatch.setattr(where.os, "cpu_count", lambda: 2)
@@ -209,6 +209,14 @@ def test_further_fits_take_what_the_search_left_of_its_time_budget_or_a_tenth_of
     assert n_fits(10.1 * fit_s, 10.0 * fit_s) == 2
     assert n_fits(9.9 * fit_s, 10.0 * fit_s) == 0
     assert n_fits(9.9 * fit_s, 8.8 * fit_s) == 2
+
+
+@pytest.mark.parametrize(("cpus", "gpus", "expected"), [(1, 0, 4), (2, 0, 2), (8, 0, 1), (1, 0.5, 2), (1, 1, 1)])
+def test_as_many_models_are_fitted_at_once_as_the_machine_has_room_for(monkeypatch, cpus, gpus, expected):
+    monkeypatch.setattr(where.os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    plan = cast("Plan", SimpleNamespace(cpus_per_trial=cpus, gpus_per_trial=gpus))
+    assert Fitter(plan).n_together == expected
 
 
 def test_further_fits_take_as_long_as_their_turns():

@@ -49,7 +49,10 @@ class Fitter:
         """How many models are fitted at once, on one machine; on a cluster it is taken to have room for all."""
         if self.cluster is not None and self.cluster.address is not None:
             return sys.maxsize
-        return max(1, int((os.cpu_count() or 1) // self.plan.cpus_per_trial))
+        room = (os.cpu_count() or 1) // self.plan.cpus_per_trial
+        if self.plan.gpus_per_trial:
+            room = min(room, torch.cuda.device_count() // self.plan.gpus_per_trial)
+        return max(1, int(room))
 
     def __call__(self, rows: Rows, fits: Sequence[Fit]) -> list[Model | NoUsableTrial]:
         """Train on all that is observed of the rows.
