@@ -7,7 +7,6 @@ from functools import cached_property
 from pathlib import Path
 
 import optuna
-from optuna.trial import TrialState
 
 from vadtune.data.problem import Problem, load_problem
 from vadtune.data.splits import DataConfig
@@ -17,7 +16,7 @@ from vadtune.settings import Nested, flatten, other_format, parse, read_json
 from vadtune.tuning.leaves import Params
 from vadtune.tuning.samplers import draw_seed
 from vadtune.tuning.space import Space
-from vadtune.tuning.study import BestTrial, best_trial, find_trial, read_study, top_trials
+from vadtune.tuning.study import BestTrial, best_trial, complete_trials, find_trial, read_study, top_trials
 
 FORMAT_VERSION = 1
 N_WARM = 4  # points to begin at, of one run
@@ -110,9 +109,8 @@ class PastRun:
 
     def best_settings(self, n: int) -> list[Params]:
         """Settings of the best complete trials, by dotted path: first those of the ensemble's members."""
-        complete = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        by_error = sorted(complete, key=lambda trial: (trial.value, trial.number))
-        members = [trial for trial in by_error if str(trial.number) in self._ensemble()]
+        by_error, ensemble = complete_trials(self.study), self._ensemble()
+        members = [trial for trial in by_error if str(trial.number) in ensemble]
         chosen = [*members, *(trial for trial in by_error if trial not in members)][:n]
         return [flatten(self.config(trial.number)) for trial in chosen]
 

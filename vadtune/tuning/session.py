@@ -190,8 +190,8 @@ class Session:
 
     def is_over(self) -> bool:
         """Whether the search is to stop and all that runs is saved, or had its time."""
-        elapsed_s = time.monotonic() - self.started
-        if self.plan.time_budget_s is not None and elapsed_s > self.plan.time_budget_s - self._reserved_s(elapsed_s):
+        budget_s, elapsed_s = self.plan.time_budget_s, time.monotonic() - self.started
+        if budget_s is not None and elapsed_s > budget_s - self._reserved_s(budget_s, elapsed_s):
             self.request_stop("time budget")
         if not self.stopping.is_set():
             return False
@@ -199,10 +199,10 @@ class Session:
         busy = any((trial.is_started and not trial.is_paused) or trial.is_saving for trial in live)
         return not busy or time.monotonic() > self.give_up_at
 
-    def _reserved_s(self, elapsed_s: float) -> float:
+    def _reserved_s(self, budget_s: float, elapsed_s: float) -> float:
         """What further fits will need of the budget: each as long as the longest complete trial, in turns."""
-        most_s, n_fits = MOST_RESERVED * (self.plan.time_budget_s or 0.0), self.plan.n_further_fits
-        if not n_fits or elapsed_s < (self.plan.time_budget_s or 0.0) - most_s:
+        most_s, n_fits = MOST_RESERVED * budget_s, self.plan.n_further_fits
+        if not n_fits or elapsed_s < budget_s - most_s:
             return 0.0
         if self.reserved_s is None:
             turns = math.ceil(n_fits / self.concurrent)

@@ -5,7 +5,7 @@ with `when = {"model.posterior" = "fixed"}`. `[[first]]` tables are points to tr
 """
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -61,12 +61,12 @@ class Space:
             return self
         settled = Space({**self.leaves, path: Fixed(value=value)})
         points = [_fitting(point, settled) for point in self.first]
-        return Space(settled.leaves, tuple(p for n, p in enumerate(points) if p not in points[:n]))
+        return Space(settled.leaves, _each_once(points))
 
     def starting_at(self, points: Iterable[Params]) -> "Space":
         """The space that tries these points before its own; of each what can be drawn here, and each only once."""
-        found = [_fitting(point, self) for point in points] + [*self.first]
-        return Space(self.leaves, tuple(p for n, p in enumerate(found) if p and p not in found[:n]))
+        found = [kept for point in points if (kept := _fitting(point, self))]
+        return Space(self.leaves, _each_once([*found, *self.first]))
 
     def at(self, n_rows: int) -> "Space":
         """The space with the values that it has for so many rows to train on; see `Fixed`."""
@@ -295,6 +295,10 @@ def _fitting(point: Params, space: Space) -> Params:
         if drawn and leaf.contains(point[path]) and _may_apply(leaf, point, space):
             kept[path] = leaf.read(point[path])
     return kept
+
+
+def _each_once(points: Sequence[Params]) -> tuple[Params, ...]:
+    return tuple(point for n, point in enumerate(points) if point not in points[:n])
 
 
 def _may_apply(leaf: Leaf, point: Params, space: Space) -> bool:

@@ -235,15 +235,21 @@ def top_trials(study: optuna.Study, n: int, exists: Callable[[str], bool]) -> li
     Raises:
         NoUsableTrial: There is neither.
     """
-    trials = study.get_trials(deepcopy=False)
-    complete = [t for t in trials if t.state == TrialState.COMPLETE and t.value is not None and math.isfinite(t.value)]
-    if complete:
-        best = sorted(complete, key=lambda trial: (trial.value, trial.number))[:n]
+    best = complete_trials(study)[:n]
+    if best:
         return [_complete(trial, exists) for trial in best]
+    trials = study.get_trials(deepcopy=False)
     unfinished = [found for trial in trials if (found := _unfinished(trial, exists)) is not None]
     if not unfinished:
         raise NoUsableTrial(_advice(trials))
     return [min(unfinished, key=lambda found: (found.value, found.number))]
+
+
+def complete_trials(study: optuna.Study) -> list[FrozenTrial]:
+    """Those that came to their end, best first."""
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    finite = [trial for trial in complete if trial.value is not None and math.isfinite(trial.value)]
+    return sorted(finite, key=lambda trial: (trial.value, trial.number))
 
 
 def best_trial(study: optuna.Study, exists: Callable[[str], bool]) -> BestTrial:
@@ -305,8 +311,7 @@ def _advice(trials: list[FrozenTrial]) -> str:
 
 def longest_training(study: optuna.Study) -> float:
     """Seconds that the longest complete trial was trained; 0 if there is none."""
-    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    return max((trial.user_attrs.get("train_s") or 0.0 for trial in complete), default=0.0)
+    return max((trial.user_attrs.get("train_s") or 0.0 for trial in complete_trials(study)), default=0.0)
 
 
 def epoch_seconds(study: optuna.Study) -> dict[int, float]:
