@@ -87,7 +87,8 @@ class VADImputer(ModelImputer):
         learning_rate: Of the decoder.
         latent_learning_rate: Of the posteriors.
         weight_decay: Of the decoder's weight matrices.
-        validation_share: Share of the rows to hold back for choosing the best epoch; 0 trains on all of them.
+        validation_share: Share of the rows to hold back: they choose the best epoch, and how inference is done (see
+            `training.adjustment`); 0 trains on all of them.
         settings: Any other setting of a trial by its dotted path, such as `{"train.schedule": "cosine"}`.
         add_indicator: Whether to append columns that say what was unknown.
         keep_empty_features: Whether columns without any observed cell stay, filled with 0.
