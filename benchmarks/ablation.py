@@ -2,7 +2,7 @@
 
     python benchmarks/ablation.py                              three datasets, two rates and seeds; resumable
     python benchmarks/ablation.py --tables mine.csv other.csv  tables of numbers of your own, beside the named datasets
-    python benchmarks/ablation.py --changes model.kl_weight=1.0,train.schedule=cosine
+    python benchmarks/ablation.py --changes "train.n_epochs=600,train.n_epochs=600 model.kl_weight=1.0"
     python benchmarks/ablation.py --show                       the table of what has been run
     python benchmarks/ablation.py --quick                      one small case, two changes, seconds
 
@@ -64,7 +64,7 @@ def run(case: Case, change: str) -> Result:
     """Fit the model with a setting changed; its errors on both kinds of rows."""
     problem = case.problem()
     splits, began = problem.splits, time.perf_counter()
-    settings = flatten(parse_assignments([change] if change else []))
+    settings = flatten(parse_assignments(change.split()))
     imputer = VADImputer(random_state=0, keep_empty_features=True, settings=settings).fit(splits.final_rows.x)
     x_hat = np.asarray(imputer.transform(both(problem)))
     seconds, n_test = time.perf_counter() - began, len(splits.test.truth)
@@ -125,7 +125,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--tables", type=Path, nargs="+", default=[], metavar="FILE")
     parser.add_argument("--mechanisms", type=words, default=list(MECHANISMS), help="KIND:RATE, …")
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--changes", type=words, default=list(CHANGES), help="PATH=VALUE, …")
+    parser.add_argument("--changes", type=words, default=list(CHANGES), help="PATH=VALUE[ PATH=VALUE], …")
     parser.add_argument("--jobs", type=int, default=2, help="fits at once (default: 2)")
     parser.add_argument("--show", action="store_true", help="run nothing")
     parser.add_argument("--quick", action="store_true", help="one small case, two changes")
