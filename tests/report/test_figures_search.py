@@ -77,6 +77,12 @@ def test_trials_of_unknown_workers_lie_in_lanes_that_do_not_overlap() -> None:
     assert frame.sort_values("start_s")["row"].tolist() == [0, 1, 0, 1]
 
 
+def test_trials_of_unknown_workers_lie_beside_those_of_known_ones() -> None:
+    workers: list[object] = ["", "a", "a", ""]
+    frame = history.timeline_frame(table(worker=workers, start_s=[0.0, 1.0, 5.0, 2.0], end_s=[5.0, 5.0, 8.0, 3.0]))
+    assert frame["worker"].tolist() == ["lane 1", "a", "lane 2", "a"]
+
+
 def test_spans_too_near_to_be_seen_apart_become_one() -> None:
     states: list[object] = ["pruned", "pruned", "complete", "complete"]
     frame = table(worker=["a"] * 4, state=states, start_s=[0.0, 10.01, 50.0, 80.0], end_s=[10.0, 20.0, 60.0, 100.0])

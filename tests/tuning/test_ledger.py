@@ -71,6 +71,18 @@ def test_a_trial_that_came_to_its_end_is_complete_with_its_final_score(book):
     assert "stopped_by" not in attributes
 
 
+def test_a_trial_that_never_ends_has_the_worker_that_was_last_heard_of(book):
+    ledger = book()
+    ledger.ask("a")
+    ledger.report("a", report(5, 0.5))
+    assert ledger.study.trials[0].user_attrs["worker"] == "h:9"
+    ledger.report("a", report(6, 0.5, hostname="other", pid=3))
+    ledger.crew.leave()
+    trial = ledger.study.trials[0]
+    assert trial.state == TrialState.WAITING
+    assert (trial.user_attrs["host"], trial.user_attrs["worker"]) == ("other", "other:3")
+
+
 def test_a_trial_that_was_stopped_is_pruned_at_its_rung_with_the_value_that_stopped_it(book):
     ledger = book()
     play(ledger, "a", report(5, 0.5), report(15, 0.4, done=True))

@@ -62,8 +62,8 @@ def timeline_frame(trials: pd.DataFrame) -> pd.DataFrame:
     frame["end_s"] = frame["end_s"].fillna(now)
     frame["shown"] = frame["value"].fillna(frame["last_value"])
     frame = frame.sort_values("start_s", kind="stable")
-    if len(frame) and (frame["worker"] == "").all():
-        frame["worker"] = _lanes(frame)
+    unknown = frame["worker"] == ""
+    frame.loc[unknown, "worker"] = _lanes(frame[unknown])
     frame["row"] = pd.factorize(frame["worker"])[0]
     return frame[["number", "state", "row", "worker", "start_s", "end_s", "shown"]].reset_index(drop=True)
 

@@ -63,6 +63,7 @@ class LiveTrial:
     is_first: bool = False
     value: float = math.nan
     host: str | None = None
+    worker: str | None = None
     is_started: bool = False
     is_paused: bool = False
     is_saving: bool = False
@@ -190,13 +191,24 @@ class Ledger:
     def report(self, ray_id: str, result: Result) -> None:
         """Record a report and those it passed; an epoch that a resumed trial reports again keeps its first value."""
         live = self.live[ray_id]
-        live.last, live.host = dict(result), result.get("hostname")
+        live.last = dict(result)
+        self._meet(live)
         for live.epoch, live.value in reports(result):
             if math.isfinite(live.value) and live.epoch not in live.values:
                 live.values[live.epoch] = live.value
                 self.reached[live.epoch] += 1
                 self._see({live.epoch: live.value})
                 live.trial.report(live.value, live.epoch)
+
+    def _meet(self, live: LiveTrial) -> None:
+        """Write down which worker a trial runs on, as soon as it is heard of: trials that are put back have no end."""
+        if "hostname" not in live.last:
+            return
+        live.host, worker = live.last["hostname"], f"{live.last['hostname']}:{live.last['pid']}"
+        if worker != live.worker:
+            live.worker = worker
+            live.trial.set_user_attr("host", live.host)
+            live.trial.set_user_attr("worker", worker)
 
     def wants_checkpoint(self, result: Result) -> bool:
         """Whether a trial that reports this should be saved; a loser at its end should not."""
@@ -297,10 +309,7 @@ def _ending(live: LiveTrial, failure: str | None, rungs: tuple[int, ...]) -> End
 
 def _attributes(live: LiveTrial, ending: Ending) -> dict[str, Any]:
     last = live.last
-    worker = f"{last['hostname']}:{last['pid']}" if "hostname" in last else None
     return {
-        "host": last.get("hostname"),
-        "worker": worker,
         "epochs": live.epoch,
         "best_epoch": last.get("best_epoch"),
         "train_s": last.get("train_s"),
