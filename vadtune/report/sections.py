@@ -74,7 +74,7 @@ def history_section(run: Run, trials: pd.DataFrame) -> Section:
         charts.append(Chart("history-time", "Best so far, by time", figure, numbers, note))
     blocks: list[Block] = [Grid(tuple(charts))]
     timeline = history.timeline_frame(trials)
-    if len(timeline):
+    if len(timeline) and trials["end_s"].notna().any():  # how long trials ran that never ended is not known
         blocks.append(_timeline(timeline))
     return Section("history", "History", "How the search went", tuple(blocks), _history_in_words(frame))
 
