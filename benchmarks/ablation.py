@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from quality import Case, both, cases, words, write
+from quality import Case, add_cases, both, cases, is_among, words, write
 from quality_ranks import Result
 
 from vadtune import VADImputer
@@ -76,8 +76,7 @@ def missing(args: argparse.Namespace, results: Sequence[Result]) -> Iterator[tup
     """What is not among the results, case by case."""
     for case in cases(args):
         for change in (AS_IT_COMES, *args.changes):
-            known = case.known_as() | {"change": change}
-            if not any(known.items() <= result.items() for result in results):
+            if not is_among(case.known_as() | {"change": change}, results):
                 yield case, change
 
 
@@ -121,10 +120,7 @@ def worth(ratios: Sequence[float]) -> str:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--datasets", type=words, default=list(DATASETS))
-    parser.add_argument("--tables", type=Path, nargs="+", default=[], metavar="FILE")
-    parser.add_argument("--mechanisms", type=words, default=list(MECHANISMS), help="KIND:RATE, …")
-    parser.add_argument("--seeds", type=int, default=2)
+    add_cases(parser, DATASETS, MECHANISMS, seeds=2)
     parser.add_argument("--changes", type=words, default=list(CHANGES), help="PATH=VALUE[ PATH=VALUE], …")
     parser.add_argument("--jobs", type=int, default=2, help="fits at once (default: 2)")
     parser.add_argument("--show", action="store_true", help="run nothing")

@@ -23,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -200,7 +200,7 @@ def run_budgets(args: argparse.Namespace, results: Nested) -> None:
 def run_missing(known: Nested, case: Case, args: argparse.Namespace, results: Nested, part: str) -> None:
     """Add an entry to a part of the results and write them, unless one is there that is known by the same."""
     found = results.setdefault(part, [])
-    if any(known.items() <= result.items() for result in found):
+    if is_among(known, found):
         return
     method = known["method"]
     print(case, method, known.get("trials", ""), file=sys.stderr)
@@ -210,6 +210,11 @@ def run_missing(known: Nested, case: Case, args: argparse.Namespace, results: Ne
     about |= {"trials": args.trials} if method in SEARCHES else {}
     found.append(known | about | run_method(method, case, problem, args))
     write(results, args.output)
+
+
+def is_among(known: Nested, results: Sequence[Result]) -> bool:
+    """Whether a result is there that is known by this."""
+    return any(known.items() <= result.items() for result in results)
 
 
 def write(results: Nested, path: Path) -> None:
@@ -237,12 +242,17 @@ def numbers(text: str) -> list[int]:
     return [int(word) for word in words(text)]
 
 
+def add_cases(parser: argparse.ArgumentParser, datasets: Sequence[str], mechanisms: Sequence[str], seeds: int) -> None:
+    """Add the flags of which `cases` are made, with their defaults."""
+    parser.add_argument("--datasets", type=words, default=list(datasets))
+    parser.add_argument("--tables", type=Path, nargs="+", default=[], metavar="FILE")
+    parser.add_argument("--mechanisms", type=words, default=list(mechanisms), help="KIND:RATE, …")
+    parser.add_argument("--seeds", type=int, default=seeds)
+
+
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--datasets", type=words, default=list(DATASETS))
-    parser.add_argument("--tables", type=Path, nargs="+", default=[], metavar="FILE")
-    parser.add_argument("--mechanisms", type=words, default=list(MECHANISMS), help="KIND:RATE, …")
-    parser.add_argument("--seeds", type=int, default=3)
+    add_cases(parser, DATASETS, MECHANISMS, seeds=3)
     parser.add_argument("--methods", type=words, default=list(METHODS), help=", ".join(METHODS))
     parser.add_argument("--trials", type=int, default=60, help="of each search (default: 60)")
     parser.add_argument("--budgets", type=numbers, default=[], help="searches of so many trials each: N,…")
