@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE_S
 from tests.zygote import Command, Zygote
 from vadtune.training.artifact import load_artifact
 from vadtune.tuning.study import count_states, read_study
@@ -64,7 +65,7 @@ def inode(path: Path) -> int | None:
 def conclude_until(run: Run, phase: str) -> Command:
     """Let the run conclude once more, up to some moment of a phase."""
     (run.home / "log").unlink(missing_ok=True)
-    path, deadline = run.folder / PHASES[phase], time.monotonic() + 120
+    path, deadline = run.folder / PHASES[phase], time.monotonic() + PATIENCE_S
     before, command = inode(path), run.start(3)
     while inode(path) in (None, before):
         assert not command.ended.is_set(), command.said()

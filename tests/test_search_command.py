@@ -13,6 +13,7 @@ import optuna
 import pandas as pd
 import pytest
 
+from tests.patience import PATIENCE_S
 from tests.small_runs import make_run
 from tests.test_any_table import holed, tips
 from vadtune.cli import say
@@ -213,11 +214,11 @@ def test_ctrl_c_leaves_a_run_that_can_be_read_and_resumed(tmp_path):
     command = [sys.executable, "-m", "vadtune.search", "wine", "--name", "cut", "--missing-rate", "0.2"]
     process = subprocess.Popen([*command, "--trials", "500"], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     table = tmp_path / "runs" / "cut" / "study.log"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline and not (table.exists() and '"best_epoch"' in table.read_text()):
         time.sleep(0.2)
     os.kill(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=90)
+    _, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130, errors
     assert "python -m vadtune.search wine --name cut --missing-rate 0.2 --trials 500 --resume" in errors
     states = set(pd.read_csv(tmp_path / "runs" / "cut" / "trials.csv")["state"])
@@ -240,7 +241,7 @@ def command(arguments):
     print("lost", flush=True)
 cli.run(command)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE_S)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
 
 
@@ -255,7 +256,7 @@ def test_sigterm_twice_at_once_ends_with_the_command_that_resumes_and_a_whole_st
     for _ in range(2):
         process.terminate()
         time.sleep(0.2)
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130, errors
     assert "Traceback" not in errors
     assert "--name cut --trials 500" in errors
@@ -270,7 +271,7 @@ def test_sigterm_before_anything_began_is_an_interrupt_like_any():
     assert process.stdout is not None
     assert process.stdout.readline() == "up\n"
     process.terminate()
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=PATIENCE_S)
     assert (process.returncode, errors) == (130, "interrupted\n")
 
 

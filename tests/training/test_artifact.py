@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.patience import PATIENCE_S
 from tests.training.artifacts import FILES, X, example
 from tests.training.examples import small
 from vadtune.data.tables import Column, Table
@@ -69,7 +70,12 @@ def test_to_load_and_impute_imports_neither_ray_nor_optuna(folder):
         "print([name for name in ('ray', 'optuna', 'plotly', 'pandas') if name in sys.modules])"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True, cwd=ROOT, timeout=120
+        [sys.executable, "-c", code, str(folder)],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+        timeout=PATIENCE_S,
     )
     assert done.stdout.strip() == "[]"
 

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE_S
+
 PASSWORD = "of-the-tests"
 
 
@@ -41,7 +43,9 @@ def server() -> Iterator[str]:
     def run(program: str, *arguments: str) -> None:
         command = [str(binaries / program), "-D", str(folder / "data"), *arguments]
         with (folder / "output").open("a") as output:
-            done = subprocess.run(command, user=user, cwd=folder, stdout=output, stderr=output, timeout=60, check=False)
+            done = subprocess.run(
+                command, user=user, cwd=folder, stdout=output, stderr=output, timeout=PATIENCE_S, check=False
+            )
         assert done.returncode == 0, (folder / "output").read_text(encoding="utf-8")
 
     options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories='' -c fsync=off"

@@ -16,6 +16,8 @@ import psutil
 import pytest
 import ray.util
 
+from tests.patience import PATIENCE_S
+
 pytestmark = pytest.mark.cluster
 ROOT = Path(__file__).parents[2]
 OPEN = {"RAY_AUTH_MODE": "disabled"}
@@ -71,7 +73,7 @@ def head(worker: dict[str, float]) -> Iterator[str]:
             yield address
         finally:
             process.terminate()
-            process.wait(30)
+            process.wait(PATIENCE_S)
             # The workers are nobody's children.
             for other in psutil.process_iter():
                 with suppress(psutil.Error):

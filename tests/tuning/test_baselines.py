@@ -10,6 +10,7 @@ import numpy as np
 import psutil
 import pytest
 
+from tests.patience import PATIENCE_S
 from vadtune.data.metrics import rmse
 from vadtune.data.splits import DataConfig, Holdout, Splits, split
 from vadtune.data.tables import Column, Table
@@ -55,7 +56,7 @@ def wait_until_ready(running: RunningBaselines, name: str) -> None:
 
 
 def wait_for(happens) -> None:
-    until = time.monotonic() + 30
+    until = time.monotonic() + PATIENCE_S
     while not happens():
         assert time.monotonic() < until
         time.sleep(0.01)
@@ -170,7 +171,7 @@ def test_a_baseline_ends_itself_when_nobody_asks_for_it(splits: Splits, tmp_path
     known = seen(splits)
     np.savez(tmp_path / INPUT, **{field.name: getattr(known, field.name) for field in dataclasses.fields(known)})
     command = [sys.executable, "-m", "vadtune.tuning.baseline_methods", "knn", str(tmp_path), "0.1"]
-    assert subprocess.run(command, timeout=30, check=False).returncode == -signal.SIGPROF
+    assert subprocess.run(command, timeout=PATIENCE_S, check=False).returncode == -signal.SIGPROF
 
 
 def test_what_is_paused_rests_and_goes_on(splits: Splits):

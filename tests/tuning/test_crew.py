@@ -8,6 +8,7 @@ import pytest
 import sqlalchemy
 from optuna.trial import TrialState
 
+from tests.patience import PATIENCE_S
 from tests.tuning import postgres
 from tests.tuning.test_ledger import Shelf, final, play, report
 from vadtune.errors import ConfigError
@@ -96,7 +97,7 @@ def test_drivers_never_begin_a_trial_twice_nor_more_than_there_are_to_be(join):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(timeout=60)
+        thread.join(timeout=PATIENCE_S)
     assert sorted(task.number for task in tasks) == list(range(9))
     assert len({str(task.config) for task in tasks}) == 9
     ledgers[1].read()
@@ -182,5 +183,5 @@ def test_drivers_that_come_to_an_empty_database_at_once_make_its_tables_once(dat
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(timeout=60)
+        thread.join(timeout=PATIENCE_S)
     assert problems == []

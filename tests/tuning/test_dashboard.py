@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from optuna.trial import TrialState
 
+from tests.patience import PATIENCE_S
 from tests.tuning.test_ledger import Shelf, final, play, report
 from vadtune.tuning.crew import Alone
 from vadtune.tuning.ledger import Ledger
@@ -43,7 +44,7 @@ def study(tmp_path: Path, line: Space) -> Path:
 
 def ask(port: int, path: str, process: subprocess.Popen[bytes]) -> dict[str, Any]:
     """What the server answers, once it is there."""
-    end = time.monotonic() + 60
+    end = time.monotonic() + PATIENCE_S
     while True:
         assert process.poll() is None, "optuna-dashboard has ended"
         assert time.monotonic() < end, "optuna-dashboard does not answer"

@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
+from tests.patience import PATIENCE_S
 from vadtune.tuning import agent, worker
 from vadtune.tuning.forkserver import JOB, JOB_ID, JOBS, ForkServer
 
@@ -83,7 +84,7 @@ def start(program: Path, address: Path, job: str = JOB, asker: Sequence[str] = (
         env=environment,
         preexec_fn=prepare,
         stdout=subprocess.PIPE,
-        timeout=60,
+        timeout=PATIENCE_S,
         check=True,
     )
     about: dict[str, Any] = json.loads(done.stdout)
@@ -184,7 +185,7 @@ def test_with_the_server_ends_a_fork_that_would_stay(tmp_path: Path) -> None:
     asking = subprocess.Popen([sys.executable, worker.__file__], env=environment, stdout=subprocess.PIPE)
     assert asking.stdout is not None
     pid = int(asking.stdout.readline())
-    assert asking.wait(30) == 0
+    assert asking.wait(PATIENCE_S) == 0
     assert psutil.Process(pid).ppid() == server._process.pid
     server.close()
     wait_until_gone(pid)
@@ -212,7 +213,7 @@ with Cluster(n_cpus=2) as cluster:
     print(json.dumps(ray.get([ray.remote(about_me).remote() for _ in range(2)])))
     print(json.dumps([process.cmdline()[:1] for process in psutil.Process().children(recursive=True)]))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=120, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=PATIENCE_S, check=True)
     workers, programs = map(json.loads, done.stdout.splitlines())
     assert not [program for program in programs if "Agent" in str(program)]
     for pid, parent, has_torch in workers:
@@ -229,7 +230,7 @@ def test_what_stands_for_an_agent_says_that_it_serves_nothing_and_ends_with_its_
     )
     assert node.stdout is not None
     pid = int(node.stdout.readline())
-    until = time.monotonic() + 30
+    until = time.monotonic() + PATIENCE_S
     while (files := sorted(path.name for path in tmp_path.iterdir())) != ["a_port_1f", "b_port_1f"]:
         assert time.monotonic() < until, files
         time.sleep(0.05)
@@ -241,7 +242,7 @@ def test_what_stands_for_an_agent_says_that_it_serves_nothing_and_ends_with_its_
 
 
 def wait_until_gone(pid: int) -> None:
-    until = time.monotonic() + 30
+    until = time.monotonic() + PATIENCE_S
     with suppress(psutil.NoSuchProcess):
         while psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
             assert time.monotonic() < until
@@ -253,11 +254,11 @@ def test_what_stands_for_an_agent_ends_with_the_session_of_a_node_that_had_gone_
     session.mkdir()
     command = [sys.executable, "-I", "-S", agent.__file__, "a_port", "ray/agent.py", "--node-id=1f"]
     with subprocess.Popen([*command, f"--session-dir={session}"]) as orphan:  # its parent, this process, lives on
-        until = time.monotonic() + 30
+        until = time.monotonic() + PATIENCE_S
         while not (session / "a_port_1f").exists():
             assert time.monotonic() < until
             time.sleep(0.05)
         shutil.rmtree(session)
-        assert orphan.wait(timeout=30) == 0
+        assert orphan.wait(timeout=PATIENCE_S) == 0
     with subprocess.Popen([*command, f"--session-dir={session}"]) as late:
-        assert late.wait(timeout=30) == 0
+        assert late.wait(timeout=PATIENCE_S) == 0

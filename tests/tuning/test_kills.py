@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from optuna.trial import TrialState
 
+from tests.patience import PATIENCE_S
 from tests.small_runs import DATA
 from tests.tuning.conftest import LINE
 from tests.tuning.fake_runs import MAX_EPOCHS, SCHEDULER, FakeConfig
@@ -37,7 +38,7 @@ def n_ended(folder: Path) -> int:
 
 def await_an_end(driver: Command, folder: Path) -> None:
     """Wait until one more trial has ended than now."""
-    seen, deadline = n_ended(folder), time.monotonic() + 90
+    seen, deadline = n_ended(folder), time.monotonic() + PATIENCE_S
     while n_ended(folder) <= seen:
         assert not driver.ended.is_set(), driver.said()
         assert time.monotonic() < deadline, driver.said()

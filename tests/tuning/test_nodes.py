@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from optuna.trial import TrialState
 
+from tests.patience import PATIENCE_S
 from vadtune.errors import ConfigError
 from vadtune.tuning.samplers import draw_seed
 from vadtune.tuning.study import read_study
@@ -81,7 +82,7 @@ def test_trials_run_on_all_nodes_and_those_of_a_lost_one_go_on_from_their_checkp
     with (tmp_path / "log").open("w") as log:
         driver = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=log)
     try:
-        end = time.monotonic() + 120
+        end = time.monotonic() + PATIENCE_S
         lost: list[int] = []
         while not lost or len(set(homes(tmp_path).values())) < 3:
             lost = [s for s in saved(tmp_path / "run/study.log") if homes(tmp_path).get(s) in raylets]
@@ -89,7 +90,7 @@ def test_trials_run_on_all_nodes_and_those_of_a_lost_one_go_on_from_their_checkp
             assert time.monotonic() < end, (tmp_path / "log").read_text()
             time.sleep(0.1)
         cluster.remove_node(raylets[homes(tmp_path)[lost[0]]], allow_graceful=False)
-        output = driver.communicate(timeout=150)[0].decode()
+        output = driver.communicate(timeout=PATIENCE_S)[0].decode()
     finally:
         driver.kill()
         driver.communicate()

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import subprocess
 import sys
 import time
@@ -12,9 +11,10 @@ import pytest
 from optuna.trial import TrialState
 from pyarrow import fs
 
+from tests.patience import PATIENCE_S
 from tests.tuning import s3
 from vadtune.training.artifact import load_artifact
-from vadtune.tuning.study import read_study
+from vadtune.tuning.study import count_states, read_study
 
 pytestmark = pytest.mark.cluster
 ROOT = Path(__file__).parents[2]
@@ -41,13 +41,15 @@ class Bucket:
     def __init__(self, url: str) -> None:
         self.files = fs.S3FileSystem(access_key="testing", secret_key="testing", endpoint_override=url)
 
-    def n_ended(self) -> int:
-        """How many trials the copy of the study knows to have ended."""
+    def n_ended(self, copy: Path) -> int:
+        """How many trials the study in the bucket knows to have ended; `copy` is where to write it to read it."""
         try:
             with self.files.open_input_file(f"{FOLDER}/study.log") as file:
-                return len(re.findall(b'"stopped_by"|"best_epoch"', file.read()))
+                copy.write_bytes(file.read())
         except FileNotFoundError:
             return 0
+        states = count_states(read_study(copy))
+        return states["complete"] + states["pruned"]
 
     def names(self) -> set[str]:
         found = self.files.get_file_info(fs.FileSelector(FOLDER, recursive=True))
@@ -69,13 +71,15 @@ def test_a_killed_search_goes_on_elsewhere_in_bad_weather_and_is_exported_from_t
     with (tmp_path / "stderr").open("w") as log:
         variables = os.environ | {"PYTHONPATH": str(ROOT)} | environment
         driver = subprocess.Popen(command, cwd=first, env=variables, stdout=log, stderr=log)
-        end = time.monotonic() + 120
-        while bucket.n_ended() < 3:
-            assert driver.poll() is None, (tmp_path / "stderr").read_text()
-            assert time.monotonic() < end
-            time.sleep(0.2)
-        driver.kill()
-        driver.wait()
+        try:
+            end = time.monotonic() + PATIENCE_S
+            while bucket.n_ended(tmp_path / "copy.log") < 3:
+                assert driver.poll() is None, (tmp_path / "stderr").read_text()
+                assert time.monotonic() < end
+                time.sleep(0.2)
+        finally:
+            driver.kill()
+            driver.wait()
     here = {trial.number: trial for trial in read_study(first / "runs/night/study.log").trials}
 
     weather.error_rate, weather.stall_rate = 0.05, 0.05

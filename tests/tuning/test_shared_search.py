@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from optuna.trial import TrialState
 
+from tests.patience import PATIENCE_S
 from tests.tuning import postgres
 from vadtune.tuning.study import read_study
 
@@ -42,14 +43,14 @@ class Driver:
         return (self.folder.parent / f"{self.folder.name}.log").read_text(encoding="utf-8")
 
     def wait_for(self, pattern: str) -> None:
-        end = time.monotonic() + 90
+        end = time.monotonic() + PATIENCE_S
         while not re.search(pattern, self.said()):
             assert self.process.poll() is None, self.said()
             assert time.monotonic() < end, self.said()
             time.sleep(0.1)
 
     def end(self) -> str:
-        return self.process.communicate(timeout=120)[0].decode()
+        return self.process.communicate(timeout=PATIENCE_S)[0].decode()
 
 
 def test_two_searches_share_one_study_and_one_that_is_interrupted_leaves_its_trials_to_the_other(server, tmp_path):

@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from tests.patience import PATIENCE_S
+
 TOKEN, OTHER = "a" * 64, "b" * 64
 HEAD = """
 import logging, sys, tempfile
@@ -42,7 +44,7 @@ def address(tmp_path_factory):
     with subprocess.Popen([sys.executable, "-c", HEAD], env=env, text=True, **pipes) as head:
         yield head.stdout.readline().strip()
         head.stdin.close()
-        head.wait(60)
+        head.wait(PATIENCE_S)
 
 
 @pytest.mark.cluster
@@ -61,7 +63,7 @@ def test_a_missing_or_wrong_token_is_told_in_a_line(address, tmp_path, variables
         env=environment(tmp_path, **variables),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE_S,
     )
     assert (done.returncode, done.stdout) == (2, ""), done.stderr
     (line,) = [line for line in done.stderr.splitlines() if "gcs_client.cc" not in line]  # which is Ray's own
@@ -75,5 +77,7 @@ def test_with_the_right_token_in_the_usual_file_a_cluster_is_joined(address, tmp
     (tmp_path / ".ray").mkdir(mode=0o700)
     (tmp_path / ".ray" / "auth_token").write_text(TOKEN)
     env = environment(tmp_path, RAY_AUTH_MODE="token")
-    done = subprocess.run([sys.executable, "-c", JOIN, address], env=env, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", JOIN, address], env=env, capture_output=True, text=True, timeout=PATIENCE_S
+    )
     assert (done.returncode, done.stdout) == (0, "joined\n"), done.stderr

@@ -9,6 +9,7 @@ from collections import defaultdict
 import pytest
 from optuna.trial import TrialState
 
+from tests.patience import PATIENCE_S
 from tests.tuning.fake_runs import FakeConfig
 from vadtune.errors import ConfigError
 from vadtune.search_flags import TRACKERS, trackers
@@ -71,7 +72,7 @@ def test_a_missing_package_is_told_with_the_command_that_installs_it(monkeypatch
 def test_no_tracker_is_imported_unless_asked_for():
     modules = "vadtune.search, vadtune.tuning.runner, vadtune.tuning.searcher, vadtune.tuning.trackers, ray.tune"
     code = f"import sys, {modules}; print(sorted({{'mlflow', 'wandb', 'tensorboardX'}} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=PATIENCE_S)
     assert done.stdout.strip() == "[]"
 
 
