@@ -12,7 +12,7 @@ from tests.small_runs import make_run, modules_after, wine
 from vadtune.data.datasets import load
 from vadtune.errors import ArtifactError, ConfigError
 from vadtune.export import main
-from vadtune.models.config import DecoderConfig, ProjectiveConfig
+from vadtune.models.config import VADConfig
 from vadtune.models.decoder import ACTIVATIONS
 from vadtune.settings import parse
 from vadtune.training.artifact import load_artifact, save_artifact
@@ -122,14 +122,14 @@ def test_the_lines_for_onnx_fill_what_those_for_torch_fill(run, tmp_path, capsys
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.parametrize("kind", ["mlp", "projective"])
+@pytest.mark.parametrize("kind", ["mlp", "projective", "convolutional"])
 def test_every_decoder_is_exported_to_onnx(run, tmp_path, kind, activation):
     pytest.importorskip("onnxscript")
     onnxruntime = pytest.importorskip("onnxruntime")
     settings = {"kind": kind, "hidden_dim": 8, "activation": activation, "layer_norm": True}
-    config = parse(DecoderConfig if kind == "mlp" else ProjectiveConfig, settings, "test")
+    decoder = parse(VADConfig, {"decoder": settings}, "test").decoder
     artifact = load_trial(open_run(run).best(), open_run(run).storage, wine())
-    artifact.model.decoder = config.build(artifact.config.model.latent_dim, 12).eval()
+    artifact.model.decoder = decoder.build(artifact.config.model.latent_dim, 12, (3, 4)).eval()
     add_onnx(artifact, tmp_path)
     dtype = json.loads((tmp_path / "inference.json").read_text())["dtype"]
     z = torch.randn(3, artifact.config.model.latent_dim)

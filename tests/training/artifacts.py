@@ -8,6 +8,7 @@ import torch
 
 from tests.models.examples import holes, normal
 from tests.training.examples import small
+from vadtune.data.codec import Codec, Coding
 from vadtune.data.splits import Scaler
 from vadtune.data.tables import Column
 from vadtune.training.artifact import Artifact
@@ -24,12 +25,12 @@ FILES = [
 X = holes(normal(5, 4)).double().numpy()
 
 
-def example(**about):
+def example(image_shape=None, **about):
     torch.manual_seed(0)
-    config = small()
+    config, codec = small(), Codec((Coding("number"),) * 4, image_shape)
     columns = (Column("a", "numeric", "float64"), *(Column(name, "integer", "int64") for name in "bcd"))
     scaler = Scaler(np.array([1.0, 2, 3, 4]), np.array([1.0, 0.5, 2, 1]))
-    return Artifact(config.model.build(4).eval(), config, scaler, columns, **about)
+    return Artifact(config.model.build(codec).eval(), config, scaler, columns, **about)
 
 
 def sign(folder):

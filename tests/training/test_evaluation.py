@@ -7,6 +7,7 @@ from torch.testing import assert_close
 
 from tests.models.examples import exact_posterior, linear_vad, normal
 from tests.training.examples import THOROUGH, small
+from vadtune.data.codec import Codec
 from vadtune.data.masks import Mcar
 from vadtune.data.splits import Holdout, Rows, Scaler
 from vadtune.data.tables import Column
@@ -31,10 +32,10 @@ HOLDOUT = Holdout(Rows(np.array([[1.0, NAN], [2.0, NAN]], np.float32)), np.array
 X_HAT = np.array([[1.5, 3.0], [2.0, 99.0]], np.float32)
 
 
-def artifact_of(model, n_features, image_shape=None):
+def artifact_of(model, n_features):
     scaler = Scaler(np.arange(n_features, dtype=np.float64), np.full(n_features, 10.0))
     columns = tuple(Column(f"x{j}", "numeric", "float64") for j in range(n_features))
-    return Artifact(model, small().model_copy(update={"infer": THOROUGH}), scaler, columns, image_shape)
+    return Artifact(model, small().model_copy(update={"infer": THOROUGH}), scaler, columns)
 
 
 def test_scores_are_over_the_cells_that_their_names_say():
@@ -96,7 +97,9 @@ def test_each_table_gets_the_estimate_that_it_gets_alone():
 
 
 def test_pictures_show_what_was_seen_as_it_was():
-    artifact = artifact_of(linear_vad(normal(4, 2), torch.zeros(4), 0.5), 4, image_shape=(2, 2))
+    model = linear_vad(normal(4, 2), torch.zeros(4), 0.5)
+    model.codec = Codec.of_images(2, 2)
+    artifact = artifact_of(model, 4)
     known = normal(3, 4).numpy()
     arrays = gallery(artifact, known, (0.3, 0.8), Mcar(), seed=0)
     assert {name: array.shape for name, array in arrays.items()} == {

@@ -1,5 +1,6 @@
 """What a model recalls of training rows: against its definition, and only where validation rows say that it serves."""
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch.testing import assert_close
 from tests.small_runs import SETTINGS, fitted, wine
 from tests.training.artifacts import edit
 from tests.training.examples import low_rank, small
+from vadtune.data.codec import Codec
 from vadtune.data.problem import Problem
 from vadtune.data.splits import DataConfig, Rows, split
 from vadtune.data.tables import Column, Table
@@ -118,7 +120,9 @@ def test_nothing_is_recalled_where_the_gain_may_be_luck_or_the_rows_are_images(c
     validation = problem.splits.validation
     posteriors = first.posteriors(as_tensor(validation.rows.x))
     few, _ = recalling(first, validation, 9, posteriors)
-    image, _ = recalling(replace(first, image_shape=(2, 3)), validation, len(problem.splits.indices[1]), posteriors)
+    pictured = replace(first, model=copy.copy(first.model))
+    pictured.model.codec = Codec.of_images(2, 3)
+    image, _ = recalling(pictured, validation, len(problem.splits.indices[1]), posteriors)
     assert few.recall is None
     assert image.recall is None
 

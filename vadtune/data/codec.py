@@ -69,9 +69,15 @@ class MixedError:
 
 @dataclass(frozen=True)
 class Codec:
-    """What was learned of the columns from the observed cells of the training rows; nothing else is in it."""
+    """What was learned of the columns from the observed cells of the training rows; nothing else is in it.
+
+    Attributes:
+        columns: One for each.
+        image_shape: Height and width where a row is an image, whose pixels are columns row by row.
+    """
 
     columns: tuple[Coding, ...]
+    image_shape: tuple[int, int] | None = None
 
     @classmethod
     def fit(cls, x: FloatArray, columns: Sequence[Column]) -> "Codec":
@@ -83,6 +89,11 @@ class Codec:
     def of_numbers(cls, n_features: int) -> "Codec":
         """Of a table of numbers, of which nothing is known."""
         return cls((Coding("number"),) * n_features)
+
+    @classmethod
+    def of_images(cls, height: int, width: int) -> "Codec":
+        """Of images, of which nothing else is known."""
+        return cls((Coding("number"),) * (height * width), (height, width))
 
     @property
     def is_plain(self) -> bool:
@@ -243,12 +254,16 @@ class Codec:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, exact in JSON."""
-        return {"columns": [asdict(column) for column in self.columns]}
+        return {"columns": [asdict(column) for column in self.columns], "image_shape": self.image_shape}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Codec":
         """What `to_dict` gave."""
-        return cls(tuple(_coding(column) for column in values["columns"]))
+        columns, shape = tuple(_coding(column) for column in values["columns"]), values["image_shape"]
+        if shape is None:
+            return cls(columns)
+        height, width = shape
+        return cls(columns, (int(height), int(width)))
 
     def _of(self, form: Form) -> IntArray:
         return np.array([j for j, column in enumerate(self.columns) if column.form == form], dtype=np.intp)

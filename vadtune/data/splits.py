@@ -256,7 +256,7 @@ def fit_units(seen: FloatArray, table: Table) -> tuple[Scaler, Codec]:
     else:
         scaler = Scaler.fit_columns(seen, table.columns)
     if table.image_shape:
-        return scaler, Codec.of_numbers(table.n_features)
+        return scaler, Codec.of_images(*table.image_shape)
     return scaler, Codec.fit(scaler.transform(seen), table.columns)
 
 

@@ -79,10 +79,10 @@ class Parts:
         is_free = isinstance(decoder, DecoderConfig) and decoder.output == "identity"
         if not (is_free or isinstance(likelihood, Gaussian)):
             raise ConfigError(
-                "model.decoder: 'projective' and output 'sigmoid' are for numbers alone, and there are codes, levels "
-                "or normal scores."
+                f"model.decoder: {decoder.kind!r} and output 'sigmoid' are for numbers alone, and there are codes, "
+                "levels or normal scores."
             )
-        return cls(decoder.build(config.latent_dim, likelihood.n_outputs), likelihood, codec)
+        return cls(decoder.build(config.latent_dim, likelihood.n_outputs, codec.image_shape), likelihood, codec)
 
 
 class Model(nn.Module, ABC):
@@ -104,6 +104,12 @@ class Model(nn.Module, ABC):
     def gaussian(self) -> IntArray:
         """Which columns are numbers with Gaussian noise; what is discrete has chances instead."""
         return self.codec.numbers[self.likelihood.gaussian]
+
+    def work(self, n_rows: int) -> int:
+        """About how many multiplications one pass of so many rows takes."""
+        in_decoder = sum(weight.numel() for weight in self.decoder.parameters())
+        others = sum(weight.numel() for weight in self.parameters()) - in_decoder
+        return n_rows * (others + self.decoder.n_multiplications)
 
     def batch(self, x: Float[Tensor, "N D"]) -> Batch:
         """Rows ready for the hot loop, of values that are NaN wherever a model must not see."""

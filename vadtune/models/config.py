@@ -9,7 +9,7 @@ from vadtune.errors import ConfigError
 from vadtune.settings import Settings
 
 if TYPE_CHECKING:
-    from vadtune.models.decoder import MLPDecoder, ProjectiveDecoder
+    from vadtune.models.decoder import ConvolutionalDecoder, MLPDecoder, ProjectiveDecoder
     from vadtune.models.likelihood import Noise
     from vadtune.models.vad import VAD
     from vadtune.models.vae import VAE
@@ -19,6 +19,7 @@ InferenceStart = Literal["importance", "linear", "zeros", "normal", "pca", "trai
 PosteriorKind = Literal["point", "fixed", "free"]
 LatentOptimizer = Literal["adam", "sgd"]
 LatentInit = Literal["zeros", "normal", "pca"]
+ImageShape = tuple[int, int] | None  # height and width
 # Below this a column that is fitted exactly (a constant one, say) would draw all gradients to itself.
 MIN_NOISE_LOG_VAR = -9.0
 
@@ -40,7 +41,7 @@ class DecoderConfig(MLPSettings):
     linear_path: bool = False
     output: Literal["identity", "sigmoid"] = "identity"
 
-    def build(self, latent_dim: int, n_features: int) -> "MLPDecoder":
+    def build(self, latent_dim: int, n_features: int, image_shape: ImageShape = None) -> "MLPDecoder":  # noqa: ARG002
         """Make a decoder with fresh weights from torch's global generator."""
         from torch import nn
 
@@ -58,7 +59,12 @@ class ProjectiveConfig(MLPSettings):
 
     kind: Literal["projective"] = "projective"
 
-    def build(self, latent_dim: int, n_features: int) -> "ProjectiveDecoder":
+    def build(
+        self,
+        latent_dim: int,
+        n_features: int,
+        image_shape: ImageShape = None,  # noqa: ARG002
+    ) -> "ProjectiveDecoder":
         """Make a decoder with fresh weights from torch's global generator.
 
         Raises:
@@ -74,12 +80,43 @@ class ProjectiveConfig(MLPSettings):
         return ProjectiveDecoder(latent_dim, n_features // 2, self)
 
 
+class ConvolutionalConfig(MLPSettings):
+    """A decoder for images: hidden layers, a coarse map of so many channels, and transposed convolutions.
+
+    Each of `n_doublings` doubles height and width; the last one gives the pixels. `sigmoid` bounds them to [0, 1].
+    """
+
+    kind: Literal["convolutional"] = "convolutional"
+    n_layers: int = Field(0, ge=0, le=256)
+    channels: int = Field(32, ge=1)
+    n_doublings: int = Field(2, ge=1, le=8)
+    output: Literal["identity", "sigmoid"] = "sigmoid"
+
+    def build(self, latent_dim: int, n_features: int, image_shape: ImageShape = None) -> "ConvolutionalDecoder":
+        """Make a decoder with fresh weights from torch's global generator.
+
+        Raises:
+            ConfigError: The rows are no images.
+        """
+        if image_shape is None:
+            raise ConfigError(
+                f"model.decoder.kind is 'convolutional' and the {n_features} columns are not the pixels of an image. "
+                "Use 'mlp'."
+            )
+        from vadtune.models.decoder import ConvolutionalDecoder
+
+        return ConvolutionalDecoder(latent_dim, image_shape, self)
+
+
 def _kind(value: object) -> object:
     return value.get("kind", "mlp") if isinstance(value, dict) else getattr(value, "kind", None)
 
 
 AnyDecoderConfig = Annotated[
-    Annotated[DecoderConfig, Tag("mlp")] | Annotated[ProjectiveConfig, Tag("projective")], Discriminator(_kind)
+    Annotated[DecoderConfig, Tag("mlp")]
+    | Annotated[ProjectiveConfig, Tag("projective")]
+    | Annotated[ConvolutionalConfig, Tag("convolutional")],
+    Discriminator(_kind),
 ]
 
 

@@ -10,6 +10,7 @@ No pickle is written or read.
 """
 
 import json
+import math
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -39,7 +40,7 @@ from vadtune.training.inference import infer
 from vadtune.training.model_card import model_card
 from vadtune.training.weights import load_model
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 MEMBERS = "members"
 FILES = (
     "README.md",
@@ -73,7 +74,6 @@ class Artifact:
         config: The trial that made it.
         scaler: From the columns' units to the model's and back.
         columns: The columns, in the order of the model's features.
-        image_shape: Height and width where a row is an image.
         dataset: Name, source, sha256 and sizes of the table it was trained on, and how its cells were hidden.
         metrics: Scores, by name.
         others: Further models of the same columns, where this is an ensemble: estimates are averaged over all.
@@ -89,7 +89,6 @@ class Artifact:
     config: TrialConfig
     scaler: Scaler
     columns: tuple[Column, ...]
-    image_shape: tuple[int, int] | None = None
     dataset: Nested = field(default_factory=dict)
     metrics: Nested = field(default_factory=dict)
     others: tuple["Artifact", ...] = ()
@@ -98,6 +97,11 @@ class Artifact:
     temperature: float = 1.0
     delta: FloatArray | None = None
     recall: Recall | None = None
+
+    @property
+    def image_shape(self) -> tuple[int, int] | None:
+        """Height and width where a row is an image."""
+        return self.model.codec.image_shape
 
     @property
     def members(self) -> tuple["Artifact", ...]:
@@ -271,10 +275,9 @@ def load_artifact(folder: Path, device: str = "cpu") -> Artifact:
         columns = tuple(Column(**column | {"levels": tuple(column["levels"])}) for column in header["columns"])
         codec = Codec.from_dict(_read(folder / "codec.json"))
         scaler = Scaler.from_dict(_read(folder / "scaler.json"))
-        shape = _image_shape(header["image_shape"])
         dataset = dict(header["dataset"])
         factors = {name: _positive(header.get(name, 1.0), name) for name in ("weight", "spread", "temperature")}
-        _check_sizes(columns, scaler, codec, shape)
+        _check_sizes(columns, scaler, codec)
         delta = _delta(header.get("delta"), len(columns))
         recall = None if header.get("recall") is None else Recall(**header["recall"])
     except (ConfigError, KeyError, TypeError, ValueError) as error:
@@ -282,9 +285,7 @@ def load_artifact(folder: Path, device: str = "cpu") -> Artifact:
     model = load_model(config, codec, folder / "model.safetensors").to(torch.device(device))
     metrics = _read(folder / "metrics.json")
     others = tuple(_load_member(folder, name, digest, device) for name, digest in header.get("members", {}).items())
-    first = Artifact(
-        model, config, scaler, columns, shape, dataset, metrics, others, **factors, delta=delta, recall=recall
-    )
+    first = Artifact(model, config, scaler, columns, dataset, metrics, others, **factors, delta=delta, recall=recall)
     if any(other.columns != columns or other.scaler.to_dict() != scaler.to_dict() for other in others):
         raise ArtifactError(f"{folder}: its members are of other tables. Export it again.")
     return first
@@ -310,7 +311,6 @@ def _write(artifact: Artifact, folder: Path) -> None:
         "format_version": FORMAT_VERSION,
         "trial": artifact.config.model_dump(mode="json"),
         "columns": [asdict(column) for column in artifact.columns],
-        "image_shape": artifact.image_shape,
         "dataset": artifact.dataset,
         "weight": artifact.weight,
         "spread": artifact.spread,
@@ -349,23 +349,15 @@ def _delta(values: Any, n_columns: int) -> FloatArray | None:
     return delta
 
 
-def _image_shape(shape: Any) -> tuple[int, int] | None:
-    if shape is None:
-        return None
-    height, width = shape
-    return int(height), int(width)
-
-
-def _check_sizes(
-    columns: tuple[Column, ...], scaler: Scaler, codec: Codec, image_shape: tuple[int, int] | None
-) -> None:
+def _check_sizes(columns: tuple[Column, ...], scaler: Scaler, codec: Codec) -> None:
     n_features = len(columns)
     if not n_features or scaler.center.shape != (n_features,) or scaler.scale.shape != (n_features,):
         raise ValueError(f"there are {n_features} columns and units for {scaler.center.size}")
     if len(codec.columns) != n_features:
         raise ValueError(f"there are {n_features} columns and codes for {len(codec.columns)}")
-    if image_shape and image_shape[0] * image_shape[1] != n_features:
-        raise ValueError(f"an image of {image_shape[0]} x {image_shape[1]} pixels has {n_features} columns")
+    if codec.image_shape and math.prod(codec.image_shape) != n_features:
+        height, width = codec.image_shape
+        raise ValueError(f"an image of {height} x {width} pixels has {n_features} columns")
 
 
 def _refuse_other_folder(folder: Path) -> None:

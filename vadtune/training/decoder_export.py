@@ -142,7 +142,7 @@ def check_onnx() -> None:
 def _onnx_dtype(decoder: Decoder) -> torch.dtype:
     """Double, in which latents are found to more digits, where onnxruntime has every operator for it."""
     is_single = isinstance(decoder, ProjectiveDecoder) or any(
-        isinstance(module, (nn.GELU, nn.LeakyReLU)) for module in decoder.modules()
+        isinstance(module, (nn.GELU, nn.LeakyReLU, nn.ConvTranspose2d)) for module in decoder.modules()
     )
     return torch.float32 if is_single else torch.float64
 

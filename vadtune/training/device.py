@@ -8,29 +8,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from vadtune.training.config import MatmulPrecision
 
 from vadtune.errors import ConfigError
 
-# Multiplications, all weights with all rows: of twice as many a second thread saved 22% to 37% of the time.
+# Multiplications of one pass: of twice as many a second thread saved 22% to 37% of the time.
 WORK_A_THREAD = 5_000_000
 # One of them is there wherever torch could find a GPU: of NVIDIA, of NVIDIA in WSL, of AMD.
 DRIVERS = (Path("/dev/nvidiactl"), Path("/dev/dxg"), Path("/dev/kfd"))
 
 
 @contextmanager
-def fitting_threads(model: "nn.Module", n_rows: int) -> Iterator[None]:
+def fitting_threads(work: int) -> Iterator[None]:
     """As many of torch's threads as the work of one pass is worth, none that is not there already.
 
     Threads that meet after every small product wait for each other longer than they compute; beside other programs,
     whoever waits keeps the others from their turn: what one thread did in 6 s took two of them two minutes.
+
+    Args:
+        work: Multiplications of one pass; see `Model.work`.
     """
     import torch
 
     before = torch.get_num_threads()
-    work = n_rows * sum(weight.numel() for weight in model.parameters())
     torch.set_num_threads(min(before, max(1, work // WORK_A_THREAD)))
     try:
         yield

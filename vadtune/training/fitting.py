@@ -129,4 +129,4 @@ def _artifact(model: Model, config: TrialConfig, scaler: Scaler, table: Table, m
         "unit": table.unit,
         "refitted": True,  # no rows are left to score it on
     }
-    return Artifact(model.cpu().eval(), config, scaler, table.columns, table.image_shape, about, metrics)
+    return Artifact(model.cpu().eval(), config, scaler, table.columns, about, metrics)

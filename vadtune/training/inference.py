@@ -72,7 +72,7 @@ def _n_together(batch: Batch, settings: InferConfig) -> int:
 def _find(model: Model, batch: Batch, start: Posterior, n_steps: int, settings: InferConfig) -> Posterior:
     if n_steps == 0:
         return start
-    with fitting_threads(model, len(batch)):
+    with fitting_threads(model.work(len(batch))):
         # A point has no variance whose noise could move it.
         if settings.method == "bound" and start.log_var is not None:
             return descend_bound(model, batch, start, n_steps, settings.learning_rate)

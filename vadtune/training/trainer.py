@@ -68,7 +68,7 @@ class Trainer:
         total = torch.zeros((), device=self.rng.device)
         with (
             dropping_by(self.dropout_rng),
-            fitting_threads(self.model, min(size, n_rows)),
+            fitting_threads(self.model.work(min(size, n_rows))),
             multiplying(self.settings.matmul_precision),
         ):
             for start in range(0, n_rows, n_together):

@@ -119,7 +119,7 @@ def load_trial(trial: BestTrial, storage: Storage, problem: Problem) -> Artifact
 def artifact_of(config: TrialConfig, model: Model, problem: Problem, metrics: Nested) -> Artifact:
     """A model of the problem's table, ready to be saved."""
     scaler, table = problem.splits.scaler, problem.table
-    return Artifact(model, config, scaler, table.columns, table.image_shape, problem.describe(), metrics)
+    return Artifact(model, config, scaler, table.columns, problem.describe(), metrics)
 
 
 def score_artifact(artifact: Artifact, problem: Problem) -> Tested:
