@@ -170,6 +170,13 @@ def test_how_numbers_are_seen_is_searched_only_where_a_column_offers_it(setting)
         assert len(found.leaves[f"model.{setting}"].points()) == (2 if name == setting else 1)
 
 
+def test_a_space_of_images_is_for_images():
+    space, rows = load_space(find_space("vad_images"), TrialConfig), np.zeros((3, 6), np.float32)
+    assert for_table(space, Rows(rows, Codec.of_images(2, 3))).first
+    with pytest.raises(ConfigError, match=r"6 columns are not the pixels of an image"):
+        for_table(space, Rows(rows))
+
+
 def test_first_points_that_differ_in_nothing_a_table_has_come_once():
     space = load_space(find_space("vad_tables"), TrialConfig)
     assert len(space.first) == 6

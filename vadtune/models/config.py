@@ -70,11 +70,7 @@ class ProjectiveConfig(MLPSettings):
         Raises:
             ConfigError: The columns are not pairs.
         """
-        if n_features % 2:
-            raise ConfigError(
-                f"model.decoder.kind is 'projective' and the table has {n_features} columns: it needs pairs x, y. "
-                "Use 'mlp'."
-            )
+        check_columns(self.kind, n_features, None)
         from vadtune.models.decoder import ProjectiveDecoder
 
         return ProjectiveDecoder(latent_dim, n_features // 2, self)
@@ -98,14 +94,29 @@ class ConvolutionalConfig(MLPSettings):
         Raises:
             ConfigError: The rows are no images.
         """
-        if image_shape is None:
-            raise ConfigError(
-                f"model.decoder.kind is 'convolutional' and the {n_features} columns are not the pixels of an image. "
-                "Use 'mlp'."
-            )
+        check_columns(self.kind, n_features, image_shape)
         from vadtune.models.decoder import ConvolutionalDecoder
 
+        assert image_shape is not None
         return ConvolutionalDecoder(latent_dim, image_shape, self)
+
+
+def check_columns(kind: str, n_features: int, image_shape: ImageShape) -> None:
+    """Whether a kind of decoder is one for such columns.
+
+    Raises:
+        ConfigError: It is not.
+    """
+    if kind == "projective" and n_features % 2:
+        raise ConfigError(
+            f"model.decoder.kind is 'projective' and the table has {n_features} columns: it needs pairs x, y. "
+            "Use 'mlp'."
+        )
+    if kind == "convolutional" and image_shape is None:
+        raise ConfigError(
+            f"model.decoder.kind is 'convolutional' and the {n_features} columns are not the pixels of an image. "
+            "Use 'mlp'."
+        )
 
 
 def _kind(value: object) -> object:

@@ -16,6 +16,7 @@ import optuna
 from vadtune.data.codec import Codec
 from vadtune.data.splits import Rows
 from vadtune.errors import ConfigError
+from vadtune.models.config import check_columns
 from vadtune.settings import Nested, Settings, flatten, nearest, parse, read_toml, set_path, unflatten
 from vadtune.tuning.leaves import LEAF_KEYS, Fixed, Leaf, Params, is_one_of, leaf_class
 
@@ -184,8 +185,14 @@ def for_table(space: Space, train: Rows) -> Space:
     """The space for rows to train on: with values for so many, without what says nothing of such columns.
 
     Where no number has levels, whether numbers are levels is left out; and so are normal scores.
+
+    Raises:
+        ConfigError: The decoder that all trials share is not one for such columns.
     """
-    codec = train.codec or Codec(())
+    codec = train.codec or Codec.of_numbers(train.x.shape[1])
+    kind = space.leaves.get("model.decoder.kind")
+    if isinstance(kind, Fixed):
+        check_columns(kind.value, codec.n_outputs, codec.image_shape)
     for key, places in (("model.levels", codec.leveled), ("model.normal_scores", codec.scored)):
         space = space if places.size else space.settle(key, value=False)
     return space.at(len(train.x))

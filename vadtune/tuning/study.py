@@ -304,7 +304,7 @@ def _advice(trials: list[FrozenTrial]) -> str:
         return "No trial can be used: the search ended before one had a checkpoint. Give it more time, or --resume it."
     reason, n = reasons.most_common(1)[0]
     return (
-        f"No trial can be used: {sum(reasons.values())} failed, {n} of them with: {reason}. "
+        f"No trial can be used: {sum(reasons.values())} failed, {n} of them with: {reason.rstrip('.')}. "
         "Lower the learning rates of the search space, or try one set of values with vadtune.train."
     )
 
