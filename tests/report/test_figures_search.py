@@ -213,6 +213,10 @@ def test_the_history_is_told_in_words_that_fit_a_first_trial_that_stays_the_best
     assert sections._history_in_words(later) == (
         "The best trial is number 1, found after 20.0 s: 25.0% below the first completed one."
     )
+    slower = history.history_frame(table(value=[0.3, 0.4], end_s=[20.0, 10.0]))
+    assert sections._history_in_words(slower) == (
+        "The best trial is number 0, found after 20.0 s: 25.0% below the first completed one."
+    )
 
 
 def test_pointing_at_a_trial_of_the_history_shows_its_params(run: Run) -> None:

@@ -216,14 +216,16 @@ def _timeline(timeline: pd.DataFrame) -> Chart:
 
 
 def _history_in_words(frame: pd.DataFrame) -> str:
-    values = frame.dropna(subset=["value"])
+    # In the order in which they ended: of trials side by side a later one may come to its end first.
+    ended = frame.sort_values("end_s", kind="stable")
+    values = ended.dropna(subset=["value"])
     if values.empty:
         return "No trial is complete yet."
     best = values.iloc[int(values["value"].argmin())]
     first = values.iloc[0]
     gain = 1 - best["value"] / first["value"] if first["value"] else 0.0
     when = f" after {duration(best['end_s'])}" if np.isfinite(best["end_s"]) else ""
-    later = int((frame["number"] > best["number"]).sum())
+    later = len(ended) - 1 - int(np.flatnonzero(ended["number"] == best["number"])[0])
     better = f"{gain:.1%} below the first completed one" if gain >= 0.0005 else "the first completed one"
     beaten = f" {later:,} later {'trial' if later == 1 else 'trials'} did not beat it." if later else ""
     return f"The best trial is number {best['number']:.0f}, found{when}: {better}.{beaten}"
