@@ -79,8 +79,8 @@ class Parts:
         is_free = isinstance(decoder, DecoderConfig) and decoder.output == "identity"
         if not (is_free or isinstance(likelihood, Gaussian)):
             raise ConfigError(
-                f"model.decoder: {decoder.kind!r} and output 'sigmoid' are for numbers alone, and there are codes, "
-                "levels or normal scores."
+                "model.decoder: 'projective', 'convolutional' and output 'sigmoid' are for numbers alone, and there "
+                "are codes, levels or normal scores."
             )
         return cls(decoder.build(config.latent_dim, likelihood.n_outputs, codec.image_shape), likelihood, codec)
 
@@ -107,9 +107,7 @@ class Model(nn.Module, ABC):
 
     def work(self, n_rows: int) -> int:
         """About how many multiplications one pass of so many rows takes."""
-        in_decoder = sum(weight.numel() for weight in self.decoder.parameters())
-        others = sum(weight.numel() for weight in self.parameters()) - in_decoder
-        return n_rows * (others + self.decoder.n_multiplications)
+        return n_rows * (sum(weight.numel() for weight in self.parameters()) + self.decoder.n_repeated)
 
     def batch(self, x: Float[Tensor, "N D"]) -> Batch:
         """Rows ready for the hot loop, of values that are NaN wherever a model must not see."""
